@@ -62,11 +62,12 @@
 //! let yaml = format!("
 //! name: tour
 //! workspace: '{}'
+//! holdout: 0
 //! stages:
 //!   frames: {{ decode: {{ videos: ['data/maze/maze_1_00[01].mp4'], size: 16 }} }}
-//!   dynamics: {{ train_dynamics: {{ frames: frames, steps: 2, batch: 4, holdout: 0 }} }}
+//!   dynamics: {{ train_dynamics: {{ frames: frames, steps: 2, batch: 4 }} }}
 //!   labels: {{ label: {{ frames: frames, dynamics: dynamics }} }}
-//!   policy: {{ train_policy: {{ labels: labels, steps: 2, batch: 4, holdout: 0 }} }}
+//!   policy: {{ train_policy: {{ labels: labels, steps: 2, batch: 4 }} }}
 //! ", folder.path().join("tour").display());
 //! let checked = lapo::pipeline::check::check("tour.yaml", &yaml, &[], &Access::default())
 //!     .map_err(|faults| faults[0].to_string())?;

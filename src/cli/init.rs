@@ -154,7 +154,7 @@ fn quote(text: &str) -> String {
 fn pipeline(name: &str, found: &BTreeMap<String, usize>, videos: usize) -> String {
     let patterns: Vec<String> = found.keys().map(|pattern| quote(pattern)).collect();
     // A small dataset needs a larger share for the evaluation.
-    let (holdout, nth) = if videos < 20 { (2, "2nd") } else { (10, "10th") };
+    let holdout = if videos < 20 { 2 } else { 10 };
     format!(
         "# Makes a labelled dataset of {videos}:
 #   lapo run FILE                      do only what is new
@@ -164,6 +164,7 @@ fn pipeline(name: &str, found: &BTreeMap<String, usize>, videos: usize) -> Strin
 name: {quoted_name}
 workspace: {workspace}               # a folder, or s3://bucket/prefix
 seed: 7
+holdout: {holdout:<27}# one in {holdout} videos evaluates the models
 stages:
   frames:                            # videos -> frames
     decode:
@@ -177,7 +178,6 @@ stages:
       preset: tiny                   # or small, paper: slower, but better on large datasets
       steps: 300                     # some minutes on two cores; a good model needs thousands
       batch: 32
-      holdout: {holdout}                    # every {nth} episode evaluates the model
       # refresh: {{ growth: 0.25 }}    # retrain when the data has grown by 25%; default: never
   labels:                            # frames and the model -> a latent action per transition
     label: {{ frames: frames, dynamics: dynamics }}

@@ -221,7 +221,9 @@ mod tests {
         let motion = values(1);
         let pushed = LabelRows {
             video: &vec![video.as_str(); rows],
+            video_digest: &vec![video.as_str(); rows],
             episode: &counts,
+            horizon: &counts,
             frame_index: &counts,
             time_s: &counts.iter().map(|at| f64::from(*at) / 3.0).collect::<Vec<_>>(),
             latent_action: &latent_action,

@@ -6,9 +6,11 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{ArrowPrimitiveType, Float32Type, Float64Type, Int32Type, Int64Type};
 
 use super::error::{Error, Result};
+use super::paths::FileInfo;
 use super::schema::{self, LabelShape};
+use super::split::{Split, VideoFrames, VideoRank};
 use super::store::Store;
-use super::table_reader::{elements, open_parquet};
+use super::table_reader::{elements, open_parquet, read_columns};
 
 /// The labels of one file. Every column has one value per transition.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,16 +20,20 @@ pub struct Labels {
     /// The metadata passed to [`super::LabelWriter::create`]: the model's digest, versions,
     /// settings.
     pub metadata: BTreeMap<String, String>,
-    /// The names of videos and shards; `video` and `shard` hold indices into it.
+    /// Names and digests; `video`, `video_digest` and `shard` hold indices into it.
     pub names: Vec<String>,
     /// The video's index in `names`.
     pub video: Vec<u32>,
+    /// The index in `names` of the BLAKE3 digest of the video's bytes.
+    pub video_digest: Vec<u32>,
     /// The episode's number within the video.
     pub episode: Vec<u32>,
     /// The frame number of `o[t]` within the video.
     pub frame_index: Vec<u32>,
     /// The time of `o[t]` within the video, in seconds.
     pub time_s: Vec<f64>,
+    /// The number of frames from `o[t]` to the frame that the latent action leads to.
+    pub horizon: Vec<u32>,
     /// `[rows, latent_dim]`: the latent actions before quantisation.
     pub latent_action: Vec<f32>,
     /// `[rows, codes]`: the codebook entries.
@@ -74,6 +80,33 @@ pub fn read_labels(store: &Store, path: &str) -> Result<Labels> {
     Ok(labels)
 }
 
+/// Splits the videos of label files: one in `holdout` is held out. Reads two columns.
+///
+/// # Errors
+/// Fails like [`read_labels`].
+pub fn split_labels(store: &Store, files: &[FileInfo], holdout: usize) -> Result<Split> {
+    let mut videos = Vec::new();
+    // Without held-out videos no file is read.
+    for file in files.iter().filter(|_| holdout > 0) {
+        let table = read_columns(store, &file.path, &[schema::VIDEO_DIGEST, schema::FRAME_INDEX])?;
+        let columns = table.text(schema::VIDEO_DIGEST).zip(table.counts(schema::FRAME_INDEX));
+        let (digests, frames) = columns.ok_or_else(|| Error::Corrupt {
+            path: file.path.clone(),
+            reason: "its columns are not those of labels".into(),
+        })?;
+        let mut first = 0;
+        // Transitions of a video follow each other.
+        for run in digests.chunk_by(|a, b| a == b) {
+            let frames = &frames[first..first + run.len()];
+            first += run.len();
+            let ends = [frames.iter().min(), frames.iter().max()];
+            let frames = ends.map(|end| end.map_or(0, |end| *end as u32));
+            videos.push(VideoFrames { rank: VideoRank::of(&run[0]), frames });
+        }
+    }
+    Ok(Split::new(holdout, videos))
+}
+
 impl Labels {
     /// Returns the number of labelled transitions.
     #[must_use]
@@ -93,9 +126,11 @@ impl Labels {
             metadata,
             names: vec![],
             video: vec![],
+            video_digest: vec![],
             episode: vec![],
             frame_index: vec![],
             time_s: vec![],
+            horizon: vec![],
             latent_action: vec![],
             latent_code: vec![],
             fdm_error: vec![],
@@ -120,6 +155,12 @@ impl Labels {
             elements(column(name), size).map_err(|reason| format!("column `{name}` {reason}"))
         };
         add_names(column(schema::VIDEO), &mut self.names, name_indices, &mut self.video);
+        add_names(
+            column(schema::VIDEO_DIGEST),
+            &mut self.names,
+            name_indices,
+            &mut self.video_digest,
+        );
         add_counts::<Int32Type, u32>(schema::EPISODE, column(schema::EPISODE), &mut self.episode)?;
         add_counts::<Int64Type, u32>(
             schema::FRAME_INDEX,
@@ -127,6 +168,7 @@ impl Labels {
             &mut self.frame_index,
         )?;
         add::<Float64Type>(column(schema::TIME_S), &mut self.time_s);
+        add_counts::<Int32Type, u32>(schema::HORIZON, column(schema::HORIZON), &mut self.horizon)?;
         add::<Float32Type>(
             &lists(schema::LATENT_ACTION, self.shape.latent_dim)?,
             &mut self.latent_action,
@@ -189,7 +231,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-    use super::super::{Column, FileInfo, LabelRows, LabelWriter, write_table};
+    use super::super::{Column, LabelRows, LabelWriter, write_table};
     use super::*;
 
     const SHAPE: LabelShape = LabelShape { latent_dim: 128, codes: 8 };
@@ -218,9 +260,11 @@ mod tests {
         for (shard, rows) in [("frames/one", 0..9000), ("frames/two", 9000..ROWS)] {
             let labels = LabelRows {
                 video: &video[rows.clone()],
+                video_digest: &video[rows.clone()],
                 episode: &counts[rows.clone()],
                 frame_index: &counts[rows.clone()],
                 time_s: &times[rows.clone()],
+                horizon: &counts[rows.clone()],
                 latent_action: &action[rows.start * 128..rows.end * 128],
                 latent_code: &code[rows.start * 8..rows.end * 8],
                 fdm_error: (shard == "frames/one").then_some(&errors[rows.clone()]),
@@ -247,6 +291,8 @@ mod tests {
         assert_eq!((labels.fdm_error[8999], labels.fdm_error[9000]), (Some(0.25), None));
         assert_eq!((labels.true_action[14], labels.true_action[15]), (Some(14), None));
         let name = |index: u32| &labels.names[index as usize][..];
+        assert_eq!(labels.video_digest, labels.video);
+        assert_eq!(labels.horizon, labels.row);
         assert_eq!((name(labels.video[8999]), name(labels.shard[8999])), ("a.mp4", "frames/one"));
         assert_eq!((name(labels.video[9000]), name(labels.shard[9000])), ("b.mp4", "frames/two"));
         assert_eq!(labels.row[ROWS - 1], ROWS as u32 - 1);
@@ -311,9 +357,11 @@ mod tests {
         // The latent action is one value too short.
         let labels = LabelRows {
             video: &["a"],
+            video_digest: &["d"],
             episode: &[0],
             frame_index: &[0],
             time_s: &[0.0],
+            horizon: &[1],
             latent_action: &[0.0; 127],
             latent_code: &[0; 8],
             fdm_error: None,

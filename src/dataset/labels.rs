@@ -27,12 +27,16 @@ use super::table::{list_array, parquet_error, parquet_writer, properties};
 pub struct LabelRows<'a> {
     /// The path or address of the video.
     pub video: &'a [&'a str],
+    /// The BLAKE3 digest of the video's bytes.
+    pub video_digest: &'a [&'a str],
     /// The episode's number within the video.
     pub episode: &'a [u32],
     /// The frame number of `o[t]` within the video.
     pub frame_index: &'a [u32],
     /// The time of `o[t]` within the video, in seconds.
     pub time_s: &'a [f64],
+    /// The number of frames from `o[t]` to the frame that the latent action leads to.
+    pub horizon: &'a [u32],
     /// `[rows, latent_dim]`: the latent actions before quantisation.
     pub latent_action: &'a [f32],
     /// `[rows, codes]`: the codebook entries.
@@ -127,9 +131,11 @@ impl LabelWriter {
         // Column, its length, and its values per row.
         let lengths = [
             (schema::VIDEO, labels.video.len(), 1),
+            (schema::VIDEO_DIGEST, labels.video_digest.len(), 1),
             (schema::EPISODE, labels.episode.len(), 1),
             (schema::FRAME_INDEX, labels.frame_index.len(), 1),
             (schema::TIME_S, labels.time_s.len(), 1),
+            (schema::HORIZON, labels.horizon.len(), 1),
             (schema::LATENT_ACTION, labels.latent_action.len(), self.shape.latent_dim),
             (schema::LATENT_CODE, labels.latent_code.len(), self.shape.codes),
             (schema::FDM_ERROR, labels.fdm_error.map_or(rows, <[f32]>::len), 1),
@@ -154,17 +160,19 @@ fn columns(
     shape: LabelShape,
     episode: Vec<i32>,
 ) -> Result<Vec<ArrayRef>, ArrowError> {
-    let video: DictionaryArray<Int32Type> = labels.video.iter().copied().collect();
+    let names = |names: &[&str]| -> DictionaryArray<Int32Type> { names.iter().copied().collect() };
     let shard = Arc::new(StringArray::from_iter_values([labels.shard]));
     let action = Arc::new(Float32Array::from(labels.latent_action.to_vec()));
     let code = Arc::new(Int32Array::from_iter_values(
         labels.latent_code.iter().map(|code| i32::from(*code)),
     ));
     Ok(vec![
-        Arc::new(video),
+        Arc::new(names(labels.video)),
+        Arc::new(names(labels.video_digest)),
         Arc::new(Int32Array::from(episode)),
         int64(labels.frame_index),
         Arc::new(Float64Array::from(labels.time_s.to_vec())),
+        Arc::new(Int32Array::from_iter_values(labels.horizon.iter().map(|frames| *frames as i32))),
         Arc::new(list_array(action, shape.latent_dim)?),
         Arc::new(list_array(code, shape.codes)?),
         Arc::new(labels.fdm_error.map_or_else(

@@ -43,6 +43,7 @@
 //! | `frame_rows` | the index of all frames, without pixels |
 //! | `shards` | all shards of a dataset, opened on demand |
 //! | `window` | the index of training windows |
+//! | `split` | which videos are held out |
 //! | `labels`, `label_reader` | one Parquet row per transition |
 //! | `action_rows`, `actions` | recorded true actions: their files, and the action at any frame |
 //! | `listing`, `archive`, `bucket` | users' lists of videos, videos within tar archives, and the objects of a bucket |
@@ -110,6 +111,7 @@ pub mod schema;
 mod shard;
 mod shard_reader;
 mod shards;
+mod split;
 #[doc(hidden)]
 pub mod step_scheduler;
 mod store;
@@ -137,7 +139,7 @@ pub use frame_rows::{FrameRows, read_all_frame_rows, read_frame_rows};
 pub use hashing::{HashMap, HashSet};
 pub use joined::{DEFAULT_FILE_MIB, JoinedTable};
 pub use key_fields::Fields;
-pub use label_reader::{Labels, read_labels};
+pub use label_reader::{Labels, read_labels, split_labels};
 pub use labels::{LabelRows, LabelWriter};
 pub use listing::{EntryError, List, ListMetadata, ListedVideo, read_list};
 pub use manifest::{Changes, Manifest, TableTotals, Totals, stages, versions};
@@ -157,6 +159,7 @@ pub use schema::{Compression, DEVICE_KEY, FrameSize, LabelShape, PRECISION_KEY};
 pub use shard::{ShardLayout, ShardWriter, VideoName};
 pub use shard_reader::{EpisodeRun, Shard};
 pub use shards::Shards;
+pub use split::{Split, VideoFrames, VideoRank};
 #[doc(hidden)]
 pub use step_scheduler::StepScheduler;
 pub use store::Store;

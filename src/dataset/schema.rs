@@ -37,6 +37,8 @@ pub const ACTION: &str = "action";
 pub const STATE: &str = "state";
 /// The reward of this action.
 pub const REWARD: &str = "reward";
+/// Column of labels: frames from `o[t]` to the frame that the latent action leads to.
+pub const HORIZON: &str = "horizon";
 /// The BLAKE3 digest of the shard file that holds the frames.
 pub const SHARD: &str = "shard";
 /// The row of `o[t]` in that shard.
@@ -129,9 +131,11 @@ pub(super) fn labels_in_memory() -> Schema {
 fn label_fields(names: DataType) -> Schema {
     let fields = vec![
         Field::new(VIDEO, names.clone(), false),
+        Field::new(VIDEO_DIGEST, names.clone(), false),
         Field::new(EPISODE, DataType::Int32, false),
         Field::new(FRAME_INDEX, DataType::Int64, false),
         Field::new(TIME_S, DataType::Float64, false),
+        Field::new(HORIZON, DataType::Int32, false),
         Field::new_list(LATENT_ACTION, element(DataType::Float32), false),
         Field::new_list(LATENT_CODE, element(DataType::Int32), false),
         Field::new(FDM_ERROR, DataType::Float32, true),
@@ -196,6 +200,7 @@ fn meaning(column: &str) -> &'static str {
         ),
         MOTION => "the mean absolute change of a pixel from o[t] to o[t+1], from 0 to 1",
         TRUE_ACTION => "the true action; null if unknown",
+        HORIZON => "the frames from o[t] to the frame that the latent action leads to",
         SHARD => "the BLAKE3 digest of the shard file that holds the frames",
         ROW => "the row of o[t] in that shard",
         _ => "",

@@ -22,7 +22,8 @@ use super::frame_rows::AT_ONCE;
 use super::ipc::corrupt;
 use super::paths::FileInfo;
 use super::schema::FrameSize;
-use super::shard_reader::Shard;
+use super::shard_reader::{EpisodeRun, Shard};
+use super::split::{Split, VideoFrames, VideoRank};
 use super::store::Store;
 
 /// At most twice this number of files stay open. The default limit of a process is 1024.
@@ -83,13 +84,21 @@ impl Source {
 }
 
 /// Consecutive frames of one episode, without a gap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct FrameRun {
     pub shard: u32,
     pub first_row: u32,
     pub frames: u32,
     /// The episode's number in the dataset, in order of appearance.
     pub episode: u32,
+    /// The video.
+    pub rank: VideoRank,
+    /// The number of the first frame within the video.
+    pub first_frame: u32,
+    /// The number of the last frame within the video.
+    pub last_frame: u32,
+    /// The mean time between two frames, in seconds; 0 of a single frame.
+    pub interval: f64,
 }
 
 /// The location of a shard's pixels in its file, by batch.
@@ -122,21 +131,39 @@ impl Shards {
         for chunk in sources.chunks(AT_ONCE) {
             let open = |source: &Source| {
                 let shard = Shard::open_rows(store, source.path(), source.info())?;
-                Ok((shard.episodes(), shard.frame_size(), PixelLayout::of(&shard)))
+                let frame = |row: usize| shard.frame_index(row);
+                let ranked = |run: EpisodeRun| {
+                    let last_row = run.first_row + run.len - 1;
+                    let frames = [frame(run.first_row), frame(last_row)];
+                    let seconds = shard.time_s(last_row) - shard.time_s(run.first_row);
+                    let interval = seconds / (run.len - 1).max(1) as f64;
+                    (VideoRank::of(&run.digest), frames, interval, run)
+                };
+                let runs: Vec<_> = shard.episodes().into_iter().map(ranked).collect();
+                Ok((runs, shard.frame_size(), PixelLayout::of(&shard)))
             };
             // Opened in parallel, but numbered in the dataset's order.
             let opened: Vec<Result<_>> = chunk.par_iter().map(open).collect();
             for (source, opened) in chunk.iter().zip(opened) {
                 let (episodes, size, layout) = opened?;
                 check_size(source.path(), size, *frame_size.get_or_insert(size))?;
-                for run in episodes {
+                for (rank, [first_frame, last_frame], interval, run) in episodes {
                     // An episode with a gap has several runs with the same number.
                     let next = episode_numbers.len();
                     let key = (run.digest, run.episode);
                     let episode = *episode_numbers.entry(key).or_insert(next);
                     let [shard, first_row, frames, episode] =
                         [layouts.len(), run.first_row, run.len, episode].map(to_u32);
-                    runs.push(FrameRun { shard, first_row, frames, episode });
+                    runs.push(FrameRun {
+                        shard,
+                        first_row,
+                        frames,
+                        episode,
+                        rank,
+                        first_frame,
+                        last_frame,
+                        interval,
+                    });
                 }
                 bytes += layout.rows * size.bytes();
                 layouts.push(layout);
@@ -163,6 +190,16 @@ impl Shards {
     #[must_use]
     pub fn frame_size(&self) -> Option<FrameSize> {
         self.frame_size
+    }
+
+    /// Splits the videos: one in `holdout` is held out.
+    #[must_use]
+    pub fn split(&self, holdout: usize) -> Split {
+        let frames = |run: &FrameRun| VideoFrames {
+            rank: run.rank,
+            frames: [run.first_frame, run.last_frame],
+        };
+        Split::new(holdout, self.runs.iter().map(frames))
     }
 
     /// Returns the number of episodes.

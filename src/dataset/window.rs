@@ -1,5 +1,5 @@
-//! Indexes windows: consecutive frames, the unit of training and labelling. Start at
-//! [`WindowIndex::new`].
+//! Indexes windows, the unit of training and labelling: consecutive frames, and one ahead. Start at
+//! [`WindowIndex::with_horizon`].
 //!
 //! [`WindowIndex::locate`] finds a window by number, [`WindowIndex::gather`] copies its frames. A
 //! window never crosses the end of an episode, a gap in decoding or the end of a shard. The index
@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use super::error::Result;
 use super::shards::{FrameRun, Shards};
+use super::split::{Split, VideoRank};
 
 /// Every window of a dataset's shards, numbered from 0 in the shards' order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +21,16 @@ pub struct WindowIndex {
     episodes: usize,
 }
 
-/// The location of a window: its frames are the rows `row .. row + frames_per_window` of a shard.
+/// The location of a window in a shard: its frames are the rows from `row` on, and the last one is
+/// `ahead` rows after the one before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// The shard's index in [`Shards`].
     pub shard: usize,
     /// The row of the first frame.
     pub row: usize,
+    /// Rows from the last frame but one to the last. 1: the frames are consecutive.
+    pub ahead: usize,
 }
 
 /// Consecutive frames of one episode, at least one window long.
@@ -35,25 +39,44 @@ struct Run {
     shard: u32,
     first_row: u32,
     windows: u32,
+    /// Rows from a window's last frame but one to its last.
+    ahead: u32,
     episode: u32,
+    rank: VideoRank,
+    /// The number of the first frame within the video.
+    first_frame: u32,
 }
 
 impl WindowIndex {
-    /// Indexes the windows of `frames_per_window` frames in `shards`.
+    /// Indexes the windows of `frames_per_window` consecutive frames in `shards`.
     #[must_use]
     pub fn new(shards: &Shards, frames_per_window: usize) -> Self {
+        Self::with_horizon(shards, frames_per_window, |_| 1)
+    }
+
+    /// Indexes windows whose last frame is further ahead. `horizon` returns its distance from the
+    /// last but one, in frames, by the seconds between two frames of a video.
+    #[must_use]
+    pub fn with_horizon(
+        shards: &Shards,
+        frames_per_window: usize,
+        horizon: impl Fn(f64) -> u32,
+    ) -> Self {
         let frames_per_window = frames_per_window.max(1);
-        let windows =
-            |span: &FrameRun| (span.frames as usize + 1).saturating_sub(frames_per_window) as u32;
-        let long_enough = shards.runs().iter().filter(|span| windows(span) > 0);
-        let runs = long_enough
-            .map(|span| Run {
+        let run = |span: &FrameRun| {
+            let ahead = if frames_per_window == 1 { 1 } else { horizon(span.interval).max(1) };
+            let rows = (frames_per_window - 1).saturating_add(ahead as usize);
+            Run {
                 shard: span.shard,
                 first_row: span.first_row,
-                windows: windows(span),
+                windows: (span.frames as usize + 1).saturating_sub(rows) as u32,
+                ahead,
                 episode: span.episode,
-            })
-            .collect();
+                rank: span.rank,
+                first_frame: span.first_frame,
+            }
+        };
+        let runs = shards.runs().iter().map(run).filter(|run| run.windows > 0).collect();
         Self::of(frames_per_window, runs, shards.episodes())
     }
 
@@ -88,7 +111,11 @@ impl WindowIndex {
     #[must_use]
     pub fn locate(&self, index: usize) -> Window {
         let (run, skipped) = self.run_of(index);
-        Window { shard: run.shard as usize, row: run.first_row as usize + skipped }
+        Window {
+            shard: run.shard as usize,
+            row: run.first_row as usize + skipped,
+            ahead: run.ahead as usize,
+        }
     }
 
     /// Returns the episode of the `index`-th window. Episodes are numbered in order of appearance.
@@ -100,15 +127,34 @@ impl WindowIndex {
         self.run_of(index).0.episode as usize
     }
 
-    /// Returns the windows of the episodes selected by `keep`, in the same order. Training uses it
-    /// to hold out episodes.
-    ///
-    /// `keep` gets the number from [`WindowIndex::episode`]. An episode keeps its number in a
-    /// subset.
+    /// Returns the windows to train on and those to judge by, each in the same order.
     #[must_use]
-    pub fn subset(&self, keep: impl Fn(usize) -> bool) -> Self {
-        let runs = self.runs.iter().copied().filter(|run| keep(run.episode as usize)).collect();
-        Self::of(self.frames_per_window, runs, self.episodes)
+    pub fn split(&self, split: &Split) -> [Self; 2] {
+        let sides = self.runs.iter().map(|run| self.split_run(run, split));
+        let (training, held_out): (Vec<Run>, Vec<Run>) = sides.unzip();
+        [training, held_out].map(|mut runs| {
+            runs.retain(|run| run.windows > 0);
+            Self::of(self.frames_per_window, runs, self.episodes)
+        })
+    }
+
+    /// Returns the windows of a run to train on and those to judge by. Frame numbers rise, so these
+    /// are its beginning and its end.
+    fn split_run(&self, run: &Run, split: &Split) -> (Run, Run) {
+        let first = |window: &u32| run.first_frame + window;
+        let last = |window: &u32| {
+            first(window) + (self.frames_per_window as u32).saturating_sub(2) + run.ahead
+        };
+        let trained = (0..run.windows).take_while(|window| split.trains(run.rank, last(window)));
+        let skipped = (0..run.windows).take_while(|window| !split.judges(run.rank, first(window)));
+        let [trained, skipped] = [trained.count() as u32, skipped.count() as u32];
+        let held_out = Run {
+            first_row: run.first_row + skipped,
+            first_frame: run.first_frame + skipped,
+            windows: run.windows - skipped,
+            ..*run
+        };
+        (Run { windows: trained, ..*run }, held_out)
     }
 
     /// Returns the windows of all other videos, in the same order. `videos` are digests.
@@ -142,7 +188,13 @@ impl WindowIndex {
     /// # Panics
     /// Panics if `out` has another length, or if the index belongs to other shards.
     pub fn gather(&self, shards: &Shards, window: Window, out: &mut [u8]) -> Result<()> {
-        shards.copy(window.shard, window.row, out)
+        if window.ahead == 1 {
+            return shards.copy(window.shard, window.row, out);
+        }
+        let before = self.frames_per_window - 1;
+        let (past, last) = out.split_at_mut(out.len() / self.frames_per_window * before);
+        shards.copy(window.shard, window.row, past)?;
+        shards.copy(window.shard, window.row + before - 1 + window.ahead, last)
     }
 
     fn of(frames_per_window: usize, runs: Vec<Run>, episodes: usize) -> Self {
@@ -212,7 +264,7 @@ mod tests {
                         && open.frame_index(other) == open.frame_index(row) + (other - row) as u32
                 };
                 if (row..row + frames).all(same) {
-                    windows.push(Window { shard, row });
+                    windows.push(Window { shard, row, ahead: 1 });
                 }
             }
         }
@@ -248,22 +300,77 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_window_is_in_the_training_or_the_held_out_set_but_not_in_both() {
+    /// Returns a small dataset and its windows.
+    fn dataset(paths: &[&str]) -> (tempfile::TempDir, Shards, WindowIndex) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().to_str().unwrap()).unwrap();
-        let path = random_shard(
-            &store,
-            "f/data/k/a/s",
-            Compression::None,
-            &mut ChaCha8Rng::seed_from_u64(3),
-        );
-        let shards = Shards::open(&store, vec![path]).unwrap();
+        let random = &mut ChaCha8Rng::seed_from_u64(3);
+        let write = |path: &&str| random_shard(&store, path, Compression::None, random);
+        let paths = paths.iter().map(write).collect();
+        let shards = Shards::open(&store, paths).unwrap();
         let all = WindowIndex::new(&shards, 3);
-        let [train, held_out] = [all.subset(|e| e % 4 != 0), all.subset(|e| e % 4 == 0)];
-        assert_eq!(train.len() + held_out.len(), all.len());
-        assert!((0..train.len()).all(|i| train.episode(i) % 4 != 0));
-        assert!((0..held_out.len()).all(|i| held_out.episode(i) % 4 == 0));
-        assert!(!train.is_empty() && !held_out.is_empty());
+        (folder, shards, all)
+    }
+
+    #[test]
+    fn the_last_frame_of_a_window_is_as_far_ahead_as_the_horizon() {
+        let (_folder, shards, consecutive) = dataset(&["f/data/a/a/s", "f/data/b/a/s"]);
+        for horizon in [1, 2, 5] {
+            // A window of three frames lies in one of `2 + horizon` consecutive ones.
+            let index = WindowIndex::with_horizon(&shards, 3, |_| horizon as u32);
+            let around = WindowIndex::new(&shards, 2 + horizon);
+            assert_eq!(index.len(), around.len());
+            for i in 0..index.len() {
+                let [mut found, mut all] =
+                    [3, 2 + horizon].map(|frames| vec![0; frames * SIZE.bytes()]);
+                index.gather(&shards, index.locate(i), &mut found).unwrap();
+                around.gather(&shards, around.locate(i), &mut all).unwrap();
+                let bytes = SIZE.bytes();
+                assert_eq!(found[..2 * bytes], all[..2 * bytes]);
+                assert_eq!(found[2 * bytes..], all[(1 + horizon) * bytes..]);
+            }
+        }
+        assert!(WindowIndex::with_horizon(&shards, 3, |_| u32::MAX).is_empty());
+        assert_eq!(WindowIndex::with_horizon(&shards, 3, |_| 1), consecutive);
+    }
+
+    #[test]
+    fn all_windows_of_a_video_are_on_one_side_whatever_else_is_there() {
+        let (_folder, shards, all) = dataset(&["f/data/a/a/s", "f/data/b/a/s", "f/data/c/a/s"]);
+        let [training, held_out] = all.split(&shards.split(3));
+        assert_eq!(training.len() + held_out.len(), all.len());
+        let videos = |index: &WindowIndex| -> HashSet<String> {
+            let digest = |i: usize| {
+                let Window { shard, row, .. } = index.locate(i);
+                shards.shard(shard).unwrap().video_digest(row).to_owned()
+            };
+            (0..index.len()).map(digest).collect()
+        };
+        let [trained, judged] = [&training, &held_out].map(videos);
+        assert!(trained.is_disjoint(&judged) && !trained.is_empty() && !judged.is_empty());
+        let [both, same] = all.split(&shards.split(0));
+        assert!(both == all && same == all);
+    }
+
+    #[test]
+    fn a_single_video_is_cut_between_windows_that_share_no_frame() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_str().unwrap()).unwrap();
+        let videos = vec![VideoName { uri: "a.mp4".into(), digest: "a".into() }];
+        let layout = ShardLayout { size: SIZE, compression: Compression::None, videos };
+        let mut writer = ShardWriter::create(&store, "f/data/k/a/s", &layout).unwrap();
+        writer.begin_video(0).unwrap();
+        for frame in 0..200 {
+            writer.push(0, frame, 0.0, &[0; 12]).unwrap();
+        }
+        writer.finish().unwrap();
+        let shards = Shards::open(&store, vec!["f/data/k/a/s".into()]).unwrap();
+        let all = WindowIndex::new(&shards, 3);
+        let [training, held_out] = all.split(&shards.split(10));
+        let row = |index: &WindowIndex, window: usize| index.locate(window).row;
+        // The last fifth is 40 frames, the gap 10.
+        assert_eq!([row(&training, 0), row(&held_out, held_out.len() - 1)], [0, 197]);
+        let end = row(&training, training.len() - 1) + 3;
+        assert_eq!([end, row(&held_out, 0)], [150, 160]);
     }
 }

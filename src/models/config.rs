@@ -66,6 +66,54 @@ impl Preset {
     }
 }
 
+/// How far a latent action leads: from `o[t]` to `o[t+h]`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a number of frames, or a time such as { seconds: 0.5 }")]
+pub enum Horizon {
+    /// A number of frames, such as `5`.
+    Frames(u32),
+    /// A time, such as `{ seconds: 0.5 }`: the nearest number of frames of each video, at least one.
+    Seconds(Seconds),
+}
+
+/// A time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Seconds {
+    /// In seconds.
+    pub seconds: f64,
+}
+
+impl Default for Horizon {
+    fn default() -> Self {
+        Horizon::Frames(1)
+    }
+}
+
+impl Horizon {
+    /// Returns the number of frames in a video with `interval` seconds between frames.
+    pub fn frames(self, interval: f64) -> u32 {
+        match self {
+            Horizon::Frames(frames) => frames,
+            Horizon::Seconds(Seconds { seconds }) => ((seconds / interval).round() as u32).max(1),
+        }
+    }
+
+    /// Returns whether it is the next frame in every video.
+    pub fn is_next_frame(&self) -> bool {
+        *self == Horizon::default()
+    }
+}
+
+impl fmt::Display for Horizon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Horizon::Frames(frames) => write!(f, "{frames} frames"),
+            Horizon::Seconds(Seconds { seconds }) => write!(f, "{seconds} seconds"),
+        }
+    }
+}
+
 /// Sizes of the inverse and the forward dynamics model. The two are trained together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -79,6 +127,10 @@ pub struct DynamicsConfig {
     /// Number of past frames before `o[t]`. A window has `context + 2` frames. Default: 1, as in
     /// the paper. Raise it if two past frames do not determine the next one.
     pub context: usize,
+    /// How far ahead the last frame of a window is, which the FDM predicts. Default: 1 frame, as in
+    /// the paper.
+    #[serde(skip_serializing_if = "Horizon::is_next_frame")]
+    pub horizon: Horizon,
     /// Side of the square frames in pixels: a power of two from 16 to 512. Default: 64.
     pub frame_size: usize,
     /// Channels of a frame. Default: 3 (RGB).
@@ -105,6 +157,7 @@ impl Default for DynamicsConfig {
             idm_scale: 1,
             fdm_base: 8,
             context: 1,
+            horizon: Horizon::default(),
             frame_size: 64,
             channels: 3,
             vq: VqConfig::default(),
@@ -127,7 +180,7 @@ impl DynamicsConfig {
         self.vq.codebooks * self.vq.positions
     }
 
-    /// Returns the number of frames per window: context, `o[t]` and `o[t+1]`.
+    /// Returns the number of frames per window: context, `o[t]` and `o[t+h]`.
     pub fn window(&self) -> usize {
         self.context + 2
     }
@@ -179,6 +232,11 @@ impl DynamicsConfig {
             size.is_power_of_two() && (16..=512).contains(&size),
             "a power of two from 16 to 512",
         )?;
+        let valid = match self.horizon {
+            Horizon::Frames(frames) => frames > 0,
+            Horizon::Seconds(Seconds { seconds }) => seconds.is_finite() && seconds > 0.0,
+        };
+        check("horizon", self.horizon, valid, "at least 1 frame, or a time above 0 seconds")?;
         let bottom = self.fdm_bottom;
         let valid = bottom == 1 || bottom.is_power_of_two() && (4..=size / 2).contains(&bottom);
         check("fdm_bottom", bottom, valid, "1, or a power of two from 4 to half the frame's side")?;

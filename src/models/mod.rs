@@ -88,8 +88,8 @@ pub mod weights;
 pub use act::{Actor, actor};
 pub use agent::{Agent, AgentConfig, agent};
 pub use config::{
-    CodebookStart, DynamicsConfig, EmaStart, FdmAction, IdmHead, PolicyConfig, Precision, Predict,
-    Preset, VqConfig,
+    CodebookStart, DynamicsConfig, EmaStart, FdmAction, Horizon, IdmHead, PolicyConfig, Precision,
+    Predict, Preset, VqConfig,
 };
 pub use decoder::{DecoderConfig, LoadedDecoder, Outputs};
 pub use device::Device;

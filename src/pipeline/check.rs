@@ -148,7 +148,7 @@ stages:
 workspace: Cargo.toml
 stages:
   frames: { decode: { videos: ['nowhere/*.mp4'], size: 1, limits: { deadline_secs: -1 } } }
-  model: { train_dynamics: { frames: labels, holdout: 1, vq: { entries: 1 } } }
+  model: { train_dynamics: { frames: labels, batch: 0, vq: { entries: 1 } } }
   labels: { label: { frames: frame, dynamics: model } }
   again: { train_dynamics: { frames: again } }
 ";
@@ -163,7 +163,7 @@ stages:
                 "stages.frames.decode.limits",
                 "stages.model",
                 "stages.model.train_dynamics.frames",
-                "stages.model.train_dynamics.holdout",
+                "stages.model.train_dynamics.batch",
                 "stages.model.train_dynamics.vq.entries",
                 "stages.labels.label.frames",
                 "stages.again",

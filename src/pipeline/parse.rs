@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 
 use super::fault::{Faults, similar};
-use super::spec::{KINDS, PipelineSpec, StageSpec};
+use super::spec::{KINDS, PipelineSpec, StageSpec, default_holdout};
 use crate::stages::ReadSettings;
 
 mod variables;
@@ -40,31 +40,38 @@ pub fn parse(faults: &mut Faults, set: &[(String, String)]) -> Option<PipelineSp
         filled.fill(faults, &[text_of(key)], value);
     }
     // Removed keys are not checked again below.
-    unknown_keys(
-        faults,
-        &[],
-        &mut document,
-        &["name", "workspace", "seed", "shares_with", "vars", "stages"],
-    );
+    unknown_keys(faults, &[], &mut document, &PIPELINE_KEYS);
 
     let name = field(faults, &[], &document, "name", true);
     let workspace = field(faults, &[], &document, "workspace", true);
-    if let Some(seed) = document.get_mut("seed") {
-        // `seed: ${seed}` is text after filling: make it a number again.
-        filled.convert_types(&["seed".into()], seed, &serde_json::json!({ "type": "integer" }));
+    for name in ["seed", "holdout"] {
+        if let Some(number) = document.get_mut(name) {
+            // `seed: ${seed}` is text after filling: make it a number again.
+            filled.convert_types(&[name.into()], number, &serde_json::json!({ "type": "integer" }));
+        }
     }
     let seed = field(faults, &[], &document, "seed", false);
+    let holdout = field(faults, &[], &document, "holdout", false).unwrap_or_else(default_holdout);
+    if holdout == 1 {
+        let hint = "expected 0 (none) or at least 2, so that some videos train";
+        faults.at_value(&["holdout".into()], "is 1", Some(hint.into()));
+    }
     let shares_with = field(faults, &[], &document, "shares_with", false);
     let stages = stages(faults, &document, &filled);
     Some(PipelineSpec {
         name: name?,
         workspace: workspace?,
         seed: seed.unwrap_or(0),
+        holdout,
         shares_with: shares_with.unwrap_or_default(),
         vars,
         stages: stages?,
     })
 }
+
+/// The keys at the top level of a pipeline.
+const PIPELINE_KEYS: [&str; 7] =
+    ["name", "workspace", "seed", "holdout", "shares_with", "vars", "stages"];
 
 /// Parses the stages, in the file's order.
 fn stages(
@@ -279,10 +286,13 @@ fn unknown_keys(faults: &mut Faults, path: &[String], map: &mut Mapping, known: 
     let unknown: Vec<String> =
         map.keys().map(text_of).filter(|key| !known.contains(&key.as_str())).collect();
     for key in unknown {
-        let hint = similar(&key, known).map_or_else(
-            || format!("known keys: {}", known.join(", ")),
-            |k| format!("did you mean `{k}`?"),
-        );
+        let hint = match similar(&key, known) {
+            Some(known) => format!("did you mean `{known}`?"),
+            None if PIPELINE_KEYS.contains(&key.as_str()) => {
+                format!("`{key}` belongs to the pipeline: move it to the top level")
+            }
+            None => format!("known keys: {}", known.join(", ")),
+        };
         faults.at_key(
             &[path, std::slice::from_ref(&key)].concat(),
             format!("unknown key `{key}`"),

@@ -204,6 +204,7 @@ impl<'a> Planner<'a> {
         PlanInputs {
             pipeline: &spec.name,
             seed: spec.seed,
+            holdout: spec.holdout,
             stages: &spec.stages,
             plans: &self.plans,
             receipts,

@@ -31,6 +31,7 @@ const EVERY_KIND: &str = "
 name: every_kind
 workspace: nowhere
 seed: 1234567890123
+holdout: 3
 stages:
   frames:
     decode:
@@ -69,7 +70,7 @@ stages:
     record: { game: coinrun, player: policy, policy: policy, decoder: decoder, episodes: 3 }
   returns: { evaluate: { game: coinrun, policy: policy, decoder: decoder, temperature: 0 } }
   learnt: { evaluate: { game: coinrun, agent: agent, episodes: 10 } }
-  probe: { evaluate: { labels: seen, actions: played, holdout: 3 } }
+  probe: { evaluate: { labels: seen, actions: played } }
   ahead: { evaluate: { frames: frames, dynamics: paper, rollout: 2 } }
   robot:
     export:

@@ -25,6 +25,11 @@ pub struct PipelineSpec {
     /// PyTorch draws them after `torch.manual_seed(seed)`, which uses the low 32 bits. Default 0.
     #[schemars(default)]
     pub seed: u64,
+    /// One in `holdout` videos is held out, by a hash of its content: no stage trains on it, and
+    /// all that judge do so on it. A single video is cut instead: its last fifth is held out. 0:
+    /// nothing is, and models are judged on what they were trained on. Default 5.
+    #[schemars(default = "default_holdout")]
+    pub holdout: usize,
     /// Other pipelines with access to the same workspace. By default a workspace belongs to one
     /// pipeline.
     #[schemars(default)]
@@ -36,6 +41,11 @@ pub struct PipelineSpec {
     /// The stages by name. A stage refers to its inputs by their names.
     #[schemars(with = "BTreeMap<String, StageSpec>")]
     pub stages: Vec<(String, StageSpec)>,
+}
+
+/// Returns the default of `holdout`.
+pub(super) fn default_holdout() -> usize {
+    5
 }
 
 impl PipelineSpec {

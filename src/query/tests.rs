@@ -90,9 +90,11 @@ fn add_labels(store: &Store, stage: &str) {
     let mut writer = LabelWriter::create(store, &path, shape, &[]).unwrap();
     let labels = LabelRows {
         video: &["maze/a.mp4"; 3],
+        video_digest: &["d"; 3],
         episode: &[0; 3],
         frame_index: &[1, 2, 3],
         time_s: &[0.5, 1.0, 1.5],
+        horizon: &[1; 3],
         latent_action: &[0.5, -1.0, 0.0, 1e-7, 0.1, 0.2, 0.3, 0.4, 1.0, 2.0, 3.0, 4.0],
         latent_code: &[1, 2, 3, 4, 63, 0],
         fdm_error: Some(&[0.1, 0.2, 0.3]),

@@ -141,6 +141,14 @@ pub enum Error {
         /// The actions of the game, in words.
         expected: String,
     },
+    /// A model of another horizon than one frame.
+    #[error("{file}: the latent actions lead {horizon} ahead, expected the next frame")]
+    Horizon {
+        /// The weights.
+        file: String,
+        /// The horizon, in words.
+        horizon: String,
+    },
     /// A network whose output is no finite number.
     #[error("{file}: the network's output is {seen}, expected finite numbers")]
     Output {
@@ -254,12 +262,12 @@ impl Error {
             }
             // Splits come from different settings, so their hints differ.
             Error::TooFewWindows { split: "predicted", .. } => {
-                "shorten `rollout`, lower `holdout`, or add videos"
+                "shorten `rollout`, lower the pipeline's `holdout`, or add videos"
             }
             Error::TooFewTransitions { .. } | Error::TooFewWindows { split: "held-out", .. } => {
-                "set `holdout: 0` to train on everything, or add videos"
+                "add videos, or set the pipeline's `holdout: 0` to train and judge on all of them"
             }
-            Error::TooFewWindows { .. } => "add videos, or lower `holdout` or `context`",
+            Error::TooFewWindows { .. } => "add videos, or lower `context` or `horizon`",
             Error::TooFewLabels { .. } => {
                 "ask for fewer, or check that its `video` and `frame_index` are those of the \
                  decoded videos"
@@ -270,6 +278,9 @@ impl Error {
             }
             Error::ActionKind { .. } => {
                 "give `train_decoder` the actions of this game, as its `record` stage writes them"
+            }
+            Error::Horizon { .. } => {
+                "`finetune` and `rollout` step from frame to frame: name a model with `horizon: 1`"
             }
             Error::Output { .. } => "lower the `learning_rate` of its training",
             Error::ContinuousGame { .. } => {

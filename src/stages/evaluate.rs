@@ -48,7 +48,7 @@ pub use settings::EvaluateConfig;
 /// otherwise.
 pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "model", "labels", "true_actions", "policy", "decoders", "agent"],
-    ..StageKind::new("evaluate", 1, &[ArtifactKind::Evaluation], "episodes")
+    ..StageKind::new("evaluate", 2, &[ArtifactKind::Evaluation], "episodes")
 };
 /// The number of transitions the probe is trained on.
 const PROBE_TRANSITIONS: usize = 32_768;
@@ -60,6 +60,8 @@ pub struct EvaluateTask {
     pub config: EvaluateConfig,
     /// The seed of levels and actions.
     pub seed: u64,
+    /// One in `holdout` videos is held out; 0: none is.
+    pub holdout: usize,
     /// The policy's weights.
     pub policy: Option<FileInfo>,
     /// The decoders' weights.
@@ -86,6 +88,7 @@ impl StageTask for EvaluateTask {
         let EvaluateTask {
             config,
             seed,
+            holdout,
             policy,
             decoders,
             agent,
@@ -97,7 +100,6 @@ impl StageTask for EvaluateTask {
         let EvaluateConfig {
             game,
             rollout,
-            holdout,
             mode,
             levels,
             episodes,
@@ -196,7 +198,7 @@ fn trained_players(task: &EvaluateTask, ctx: &TaskContext) -> Result<Vec<Trained
 
 /// Trains and tests the probe, if the task has labels.
 fn probe(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Probe>, Error> {
-    let EvaluateTask { labels, actions, seed, config, .. } = task;
+    let EvaluateTask { labels, actions, seed, holdout, .. } = task;
     if labels.is_empty() {
         return Ok(None);
     }
@@ -206,7 +208,7 @@ fn probe(task: &EvaluateTask, ctx: &TaskContext) -> Result<Option<Probe>, Error>
         most: PROBE_TRANSITIONS,
         least: 1,
         draws: 1,
-        holdout: config.holdout,
+        holdout: *holdout,
         seed: *seed,
     }
     .sample(ctx)?;

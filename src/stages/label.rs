@@ -17,7 +17,7 @@ use super::{
 };
 use crate::dataset::{
     self, Actions, DEFAULT_FILE_MIB, DEVICE_KEY, FileInfo, LabelRows, LabelShape, LabelWriter,
-    PRECISION_KEY, Receipt, Shard, Shards, WindowIndex,
+    PRECISION_KEY, Receipt, Shard, Shards, Window, WindowIndex,
 };
 use crate::models::{Device, LabelOutputs, Labeller, Precision, labeller};
 
@@ -68,7 +68,7 @@ pub const KIND: StageKind = StageKind {
                   with `--device cpu`",
     independent: true,
     speed: Some(Speed { of: "transitions", unit: "transitions/s labelled" }),
-    ..StageKind::new("label", 1, &[ArtifactKind::Labels], "transitions")
+    ..StageKind::new("label", 2, &[ArtifactKind::Labels], "transitions")
 };
 /// The number of windows in a batch.
 const BATCH: usize = 1024;
@@ -304,14 +304,16 @@ impl Label {
         let provenance: Vec<(&str, &str)> =
             provenance.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let mut labels = LabelWriter::create(ctx.store, &path, shape, &provenance)?;
-        let index = WindowIndex::new(&shards, config.window()).without(&shards, &task.without)?;
+        let horizon = |interval| config.horizon.frames(interval);
+        let index = WindowIndex::with_horizon(&shards, config.window(), horizon)
+            .without(&shards, &task.without)?;
         let paths: Vec<String> = task.actions.iter().map(|file| file.path.clone()).collect();
         let actions = Actions::read(ctx.store, &paths)?;
         let source = Source { shard: &shard, actions: &actions };
         for first in (0..index.len()).step_by(BATCH) {
             let last = (first + BATCH).min(index.len());
-            let rows: Vec<usize> = (first..last).map(|window| index.locate(window).row).collect();
-            self.label_windows(task, &source, &rows, &mut labels)?;
+            let windows: Vec<Window> = (first..last).map(|window| index.locate(window)).collect();
+            self.label_windows(task, &source, &windows, &mut labels)?;
             ctx.check_stop()?;
             ctx.progress.advance((last - first) as u64);
         }
@@ -322,31 +324,33 @@ impl Label {
         Ok(TaskOutput { files: vec![labels.finish()?], stats, ..TaskOutput::default() })
     }
 
-    /// Labels the windows starting at `rows` and writes their labels.
+    /// Labels windows and writes their labels.
     fn label_windows(
         &self,
         task: &LabelTask,
         source: &Source,
-        rows: &[usize],
+        windows: &[Window],
         labels: &mut LabelWriter,
     ) -> Result<(), Error> {
         let Source { shard, actions } = source;
         let time = self.labeller.config().window();
-        let (frames, starts) = frames_once(shard, rows, time);
+        let (frames, starts) = frames_once(shard, windows, time);
         // The FDM runs only if its error is wanted.
         let want = LabelOutputs { codes: true, fdm_error: task.config.fdm_error };
         let out = self.labeller.label(&frames, &starts, want)?;
         // The latent action leads from a window's last frame but one to its last.
-        let now: Vec<usize> = rows.iter().map(|row| row + time - 2).collect();
+        let now: Vec<usize> = windows.iter().map(|window| window.row + time - 2).collect();
         let true_action = |row: &usize| {
             actions.discrete(shard.video(*row), shard.frame_index(*row)).map(|action| action as i32)
         };
         let true_action: Vec<Option<i32>> = now.iter().map(true_action).collect();
         labels.push(&LabelRows {
             video: &now.iter().map(|row| shard.video(*row)).collect::<Vec<_>>(),
+            video_digest: &now.iter().map(|row| shard.video_digest(*row)).collect::<Vec<_>>(),
             episode: &now.iter().map(|row| shard.episode(*row)).collect::<Vec<_>>(),
             frame_index: &now.iter().map(|row| shard.frame_index(*row)).collect::<Vec<_>>(),
             time_s: &now.iter().map(|row| shard.time_s(*row)).collect::<Vec<_>>(),
+            horizon: &windows.iter().map(|window| window.ahead as u32).collect::<Vec<_>>(),
             latent_action: &out.latent_action,
             latent_code: &out.latent_code,
             fdm_error: task.config.fdm_error.then_some(&out.fdm_error),
@@ -375,21 +379,19 @@ impl Label {
     }
 }
 
-/// Returns the frames of windows starting at `rows`, each frame once, and the first frame of each
-/// window.
-fn frames_once(shard: &Shard, rows: &[usize], time: usize) -> (Vec<u8>, Vec<usize>) {
+/// Returns the frames of windows, and the place of the first frame of each window among them.
+/// Frames of consecutive windows are stored once.
+fn frames_once(shard: &Shard, windows: &[Window], time: usize) -> (Vec<u8>, Vec<usize>) {
     let bytes = shard.frame_size().bytes();
-    let mut frames = Vec::with_capacity((rows.len() + time) * bytes);
-    let mut starts = Vec::with_capacity(rows.len());
+    let mut frames = Vec::with_capacity((windows.len() + time) * bytes);
+    let mut starts = Vec::with_capacity(windows.len());
     let mut before = None;
-    for &row in rows {
+    for &Window { row, ahead, .. } in windows {
+        let last = row + time - 2 + ahead;
         // The window after the previous one adds only its last frame.
-        let missing = if before.is_some_and(|b| b + 1 == row) {
-            row + time - 1..row + time
-        } else {
-            row..row + time
-        };
-        for frame in missing {
+        let follows = ahead == 1 && before.is_some_and(|before| before + 1 == row);
+        let past = if follows { row..row } else { row..row + time - 1 };
+        for frame in past.chain([last]) {
             frames.extend_from_slice(shard.pixels(frame));
         }
         // The frames of this window are now the last ones.

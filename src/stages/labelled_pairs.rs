@@ -1,10 +1,12 @@
 //! Samples transitions whose latent and true action are both known: draws to train on, and a
 //! held-out set.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Error, TaskContext};
-use crate::dataset::{Action, Actions, FileInfo, Labels, read_labels};
+use crate::dataset::{
+    Action, Actions, FileInfo, Labels, Split, VideoRank, read_labels, split_labels,
+};
 use crate::models::Outputs;
 use crate::train::pairs::{ColumnStats, ColumnSums, Pairs, TrueActions};
 
@@ -21,7 +23,7 @@ pub(super) struct PairSampling<'a> {
     pub least: usize,
     /// The number of draws.
     pub draws: u64,
-    /// Every `holdout`-th video is held out, so that no draw has pairs of it. 0: every video is in
+    /// One in `holdout` videos is held out, so that no draw has pairs of it. 0: every video is in
     /// both sets.
     pub holdout: usize,
     /// Seeds the draws.
@@ -57,7 +59,8 @@ impl PairSampling<'_> {
             sums: ColumnSums::default(),
             latent_dim: 0,
             count: 0,
-            videos: 0,
+            videos: HashSet::new(),
+            split: split_labels(ctx.store, self.labels, self.holdout)?,
         };
         for file in self.labels {
             sampler.add(self, &actions, &read_labels(ctx.store, &file.path)?);
@@ -73,7 +76,7 @@ impl PairSampling<'_> {
             return Err(Error::TooFewTransitions {
                 split: "held-out",
                 transitions: sampler.count,
-                videos: sampler.videos,
+                videos: sampler.videos.len(),
             });
         }
         // `None` for discrete actions.
@@ -116,7 +119,8 @@ struct Sampler {
     sums: ColumnSums,
     latent_dim: usize,
     count: usize,
-    videos: usize,
+    videos: HashSet<VideoRank>,
+    split: Split,
 }
 
 impl Sampler {
@@ -127,33 +131,30 @@ impl Sampler {
         self.latent_dim = dim;
         // Unlabelled latent actions count, too: there are many more of them.
         self.sums.add(&labels.latent_action, dim);
-        // Videos are numbered over all files; a file names each of its videos once.
-        let mut videos = HashMap::new();
+        let ranks: Vec<VideoRank> = labels.names.iter().map(|name| VideoRank::of(name)).collect();
         for i in 0..labels.len() {
-            let next = self.videos + videos.len();
-            let video = *videos.entry(labels.video[i]).or_insert(next);
+            let video = ranks[labels.video_digest[i] as usize];
+            self.videos.insert(video);
             let Some(action) = actions.get(video_of(labels, i), labels.frame_index[i]) else {
                 continue;
             };
-            let is_held_out = sampling.holdout > 0 && video.is_multiple_of(sampling.holdout);
             // Copied only if its rank is low enough: most transitions are not drawn.
             let row = || LabelledTransition {
                 latent_action: labels.latent_action[i * dim..][..dim].to_vec(),
                 codes: labels.latent_code[i * codes..][..codes].to_vec(),
                 action: OwnedAction::from(action),
             };
-            if is_held_out || sampling.holdout == 0 {
+            if self.split.judges(video, labels.frame_index[i]) {
                 // A draw number of its own for the held-out set.
                 self.held_out.offer(rank(labels, i, sampling.seed, u64::MAX), row);
             }
-            if !is_held_out {
+            if self.split.trains(video, labels.frame_index[i]) {
                 self.count += 1;
                 for (draw, number) in self.draws.iter_mut().zip(0..) {
                     draw.offer(rank(labels, i, sampling.seed, number), row);
                 }
             }
         }
-        self.videos += videos.len();
     }
 }
 

@@ -43,6 +43,7 @@ mod input_file;
 pub mod label;
 mod labelled_pairs;
 mod latent_quality;
+mod level_means;
 mod list;
 mod model_files;
 pub mod plan;

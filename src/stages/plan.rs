@@ -40,6 +40,8 @@ pub struct PlanInputs<'a> {
     pub pipeline: &'a str,
     /// The pipeline's seed.
     pub seed: u64,
+    /// One in `holdout` videos is held out; 0: none is.
+    pub holdout: usize,
     /// All stages of the pipeline.
     pub stages: &'a [(String, StageSpec)],
     /// The plans of the stages before this one, its inputs among them.

@@ -311,6 +311,11 @@ pub trait Stage {
         None
     }
 
+    /// Returns the field that needs held-out videos to judge by, if it is set.
+    fn held_out_field(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Returns how many frames its policy sees.
     fn policy_frames(&self) -> usize {
         1

@@ -33,7 +33,7 @@ use trained::TrainedDecoders;
 pub const KIND: StageKind = StageKind {
     key_inputs: &["labels", "true_actions"],
     has_checkpoints: true,
-    ..StageKind::new("train_decoder", 1, &[ArtifactKind::Decoder], "decoders")
+    ..StageKind::new("train_decoder", 2, &[ArtifactKind::Decoder], "decoders")
 };
 
 /// A training of all decoders on the labels of one version of a dataset.
@@ -43,6 +43,8 @@ pub struct TrainDecoderTask {
     pub config: TrainDecoderConfig,
     /// Seeds weights, batches and draws.
     pub seed: u64,
+    /// One in `holdout` videos is held out; 0: none is.
+    pub holdout: usize,
     /// Files of labels, in the dataset's order.
     pub labels: Vec<FileInfo>,
     /// Files of true actions.
@@ -51,7 +53,7 @@ pub struct TrainDecoderTask {
 
 impl StageTask for TrainDecoderTask {
     fn key(&self) -> KeyFields {
-        let TrainDecoderTask { config, seed, labels, actions } = self;
+        let TrainDecoderTask { config, seed, holdout, labels, actions } = self;
         let TrainDecoderConfig {
             transitions,
             draws,
@@ -61,7 +63,6 @@ impl StageTask for TrainDecoderTask {
             learning_rate,
             label_smoothing,
             head,
-            holdout,
             labels: _,
             actions: _,
         } = config;
@@ -110,7 +111,7 @@ fn run(task: &TrainDecoderTask, ctx: &TaskContext) -> Result<TaskOutput, Error> 
         most,
         least: most,
         draws: settings.draws,
-        holdout: settings.holdout,
+        holdout: task.holdout,
         seed: task.seed,
     };
     let sample = sampling.sample(ctx)?;
@@ -150,7 +151,7 @@ fn run(task: &TrainDecoderTask, ctx: &TaskContext) -> Result<TaskOutput, Error> 
         ctx.progress.note(&format!("{transitions} transitions: {score:.3}"));
         ctx.progress.advance(1);
     }
-    ctx.progress.say(&curve.sentence(&sample.held_out, settings.holdout > 0));
+    ctx.progress.say(&curve.sentence(&sample.held_out, task.holdout > 0));
     files.push(curve.write(ctx)?);
     let stats = [("known", sample.count as f64), ("held_out", sample.held_out.len() as f64)];
     Ok(TaskOutput {

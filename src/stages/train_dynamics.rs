@@ -36,7 +36,7 @@ pub const KIND: StageKind = StageKind {
     key_inputs: &["frames", "without", "true_actions", "init", "state", "generation"],
     has_checkpoints: true,
     keeps_model: true,
-    ..StageKind::new("train_dynamics", 7, &[ArtifactKind::Dynamics], "steps")
+    ..StageKind::new("train_dynamics", 8, &[ArtifactKind::Dynamics], "steps")
 };
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
@@ -52,6 +52,8 @@ pub struct TrainDynamicsTask {
     pub config: TrainDynamicsConfig,
     /// Seeds weights and batches.
     pub seed: u64,
+    /// One in `holdout` videos is held out; 0: none is.
+    pub holdout: usize,
     /// The side of the decoded frames, in pixels.
     pub size: usize,
     /// The frames, in the dataset's order.
@@ -81,6 +83,7 @@ impl StageTask for TrainDynamicsTask {
         let TrainDynamicsTask {
             config,
             seed,
+            holdout,
             size,
             shards,
             actions,
@@ -95,6 +98,7 @@ impl StageTask for TrainDynamicsTask {
         config
             .key_fields(*size)
             .setting("seed", seed)
+            .setting("holdout", holdout)
             .input("frames", digests(shards))
             .input("generation", generation)
             .setting_if(has_actions, "measured", true)
@@ -122,7 +126,6 @@ impl TrainDynamicsConfig {
             decorrelation,
             warmup_steps,
             precision,
-            holdout,
             supervision,
             reference,
             accumulate,
@@ -133,6 +136,7 @@ impl TrainDynamicsConfig {
             idm_scale: _,
             fdm_base: _,
             context: _,
+            horizon: _,
             vq: _,
             predict: _,
             idm_head: _,
@@ -154,7 +158,6 @@ impl TrainDynamicsConfig {
             .setting("decorrelation", decorrelation)
             .setting("warmup_steps", warmup_steps)
             .setting("precision", precision)
-            .setting("holdout", holdout)
             .setting("supervision", supervision)
             .settings_of(self.dynamics(size))
             // The same networks trained with the paper's optimiser and rates are another model.

@@ -2,7 +2,7 @@
 //!
 //! The policy sees `o[t]`, and with `frames` those before it in its episode, and predicts the latent action that followed it, before
 //! quantisation, by mean squared error. The IDM is not needed: frames come from the shards, latent
-//! actions from the labels. Every `holdout`-th video is held out and judges the policy. The stage
+//! actions from the labels. Held-out videos judge the policy. The stage
 //! writes `policy.safetensors`, `metrics.parquet` and `verdict.json`.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub const KIND: StageKind = StageKind {
     key_inputs: &["model", "labels", "init", "state", "generation"],
     has_checkpoints: true,
     keeps_model: true,
-    ..StageKind::new("train_policy", 1, &[ArtifactKind::Policy], "steps")
+    ..StageKind::new("train_policy", 2, &[ArtifactKind::Policy], "steps")
 };
 /// Steps between two rows of the metrics.
 const LOG_EVERY: u64 = 10;
@@ -46,6 +46,8 @@ pub struct TrainPolicyTask {
     pub config: TrainPolicyConfig,
     /// Seeds weights and batches.
     pub seed: u64,
+    /// One in `holdout` videos is held out; 0: none is.
+    pub holdout: usize,
     /// Files of labels, in the dataset's order.
     pub labels: Vec<FileInfo>,
     /// The shards that they label.
@@ -108,6 +110,7 @@ impl StageTask for TrainPolicyTask {
         let TrainPolicyTask {
             config,
             seed,
+            holdout,
             labels,
             model,
             init,
@@ -125,7 +128,6 @@ impl StageTask for TrainPolicyTask {
             warmup_steps,
             reference,
             precision,
-            holdout,
             patience,
             accumulate,
             ema_decay,

@@ -18,18 +18,18 @@ use crate::project::{CommandOutput, Project, wait};
 use crate::python::passes;
 
 const STAGES: &str = "
-  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8 } }
   decoder: { train_decoder: { labels: labels, actions: actions, transitions: [32], draws: 1,
-      steps: 20, hidden: [8], holdout: 3 } }
+      steps: 20, hidden: [8] } }
 ";
 
 /// Stages with the actions of `actions.csv`, which are continuous.
 const CONTINUOUS: &str = "
   angles: { import_actions: { frames: frames, file: actions.csv } }
   pointer: { train_decoder: { labels: labels, actions: angles, transitions: [32], draws: 1,
-      steps: 20, hidden: [8], holdout: 3 } }
+      steps: 20, hidden: [8] } }
   spread: { train_decoder: { labels: labels, actions: angles, transitions: [32], draws: 1,
-      steps: 20, hidden: [8], holdout: 3, head: gaussian } }
+      steps: 20, hidden: [8], head: gaussian } }
 ";
 
 /// Creates a project with a trained policy and decoder.

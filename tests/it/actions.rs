@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::project::{PIPELINE, Project};
+use crate::split::held_out;
 
 const LABELS_WITH_ACTIONS: &str = "FROM labels JOIN actions \
     ON labels.video = actions.video AND labels.frame_index = actions.frame_index";
@@ -22,7 +23,7 @@ fn importing(count: usize, file: &str, more: &str) -> Project {
     let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/maze/actions.parquet");
     fs::copy(recorded, project.path("actions.parquet")).unwrap();
     fs::write(project.path("other.parquet"), "no Parquet").unwrap();
-    let text = PIPELINE.replace("holdout: 3", &format!("holdout: 3, actions: actions{more}"))
+    let text = PIPELINE.replace("batch: 4", &format!("batch: 4, actions: actions{more}"))
         + &format!("  actions: {{ import_actions: {{ frames: frames, file: {file} }} }}\n");
     fs::write(project.path("pipeline.yaml"), text).unwrap();
     project
@@ -209,7 +210,7 @@ fn actions_that_do_not_match_the_videos_are_errors() {
 }
 
 const DECODER: &str = "  decoder: { train_decoder: { labels: labels, actions: actions, \
-    transitions: [8, 32], draws: 2, steps: 60, holdout: 3 } }\n";
+    transitions: [8, 32], draws: 2, steps: 60 } }\n";
 
 #[test]
 fn decoders_are_trained_from_a_few_true_actions() {
@@ -254,8 +255,7 @@ fn decoders_are_trained_from_a_few_true_actions() {
     assert!(output.code == 1 && output.stderr.contains("expected at least 100000"), "{output:#?}");
 }
 
-const EVALUATION: &str =
-    "  asked: { evaluate: { labels: labels, actions: actions, holdout: 3 } }\n";
+const EVALUATION: &str = "  asked: { evaluate: { labels: labels, actions: actions } }\n";
 
 #[test]
 fn labels_are_evaluated_against_true_actions_without_a_game() {
@@ -265,16 +265,7 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
     project.run(&[]).success();
     let scores = project.query("SELECT * FROM asked")[0].clone();
     let number = |name: &str| scores[name].as_f64().unwrap_or_else(|| panic!("{name} in {scores}"));
-    let videos = project.query(&format!(
-        "SELECT DISTINCT labels.video AS video {LABELS_WITH_ACTIONS} ORDER BY video"
-    ));
-    // Every third video is held out.
-    let held_out = videos
-        .as_array()
-        .unwrap()
-        .iter()
-        .step_by(3)
-        .map(|row| format!("'{}'", row["video"].as_str().unwrap()));
+    let held_out = held_out(&project).into_iter().map(|video| format!("'{video}'"));
     let held_out = held_out.collect::<Vec<_>>().join(", ");
     let counts = project.query(&format!(
         "SELECT actions.action, count(*) AS n {LABELS_WITH_ACTIONS} \
@@ -304,12 +295,12 @@ fn labels_are_evaluated_against_true_actions_without_a_game() {
         ("{ labels: labels }", "asked.evaluate.actions: is missing"),
         ("{ actions: actions }", "asked.evaluate.actions: has no `labels`"),
         ("{ labels: labels, actions: actions, game: maze }", "asked.evaluate.game: is maze"),
-        ("{ labels: labels, actions: actions, holdout: 1 }", "asked.evaluate.holdout: is 1"),
+        ("{ labels: labels, actions: actions, holdout: 3 }", "unknown key `holdout`"),
         ("{}", "asked.evaluate.policy: is missing"),
     ] {
         fs::write(
             project.path("pipeline.yaml"),
-            yaml.replace("{ labels: labels, actions: actions, holdout: 3 }", wrong),
+            yaml.replace("{ labels: labels, actions: actions }", wrong),
         )
         .unwrap();
         let output = project.run(&[]);

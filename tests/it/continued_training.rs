@@ -101,7 +101,7 @@ fn averaged_weights_change_less_and_survive_a_checkpoint() {
 }
 
 fn with_model(settings: &str) -> String {
-    PIPELINE.replace("batch: 4, holdout: 3 }", &format!("batch: 4, holdout: 3{settings} }}"))
+    PIPELINE.replace("batch: 4 }", &format!("batch: 4{settings} }}"))
 }
 
 fn write_pipeline(project: &Project, text: &str) {
@@ -154,7 +154,7 @@ fn without_continue_raised_steps_train_anew() {
 #[test]
 fn a_training_starts_from_the_weights_of_another_stage() {
     let project = Project::new(6);
-    let training = "frames: frames, steps: 1, batch: 4, holdout: 3, learning_rate: 1e-9";
+    let training = "frames: frames, steps: 1, batch: 4, learning_rate: 1e-9";
     let stages = format!(
         "  fine: {{ train_dynamics: {{ {training}, init_from: model }} }}
   random: {{ train_dynamics: {{ {training} }} }}
@@ -181,7 +181,7 @@ fn a_training_starts_from_the_weights_of_another_stage() {
     assert!(distance(&random) > 1e-3, "{}", distance(&random));
     project.run_changes_nothing(&["--set", "steps=30"]);
 
-    let circle = PIPELINE.replace("holdout: 3 }", "holdout: 3, init_from: model }");
+    let circle = PIPELINE.replace("batch: 4 }", "batch: 4, init_from: model }");
     write_pipeline(&project, &circle);
     let refused = project.lapo(&["check", "pipeline.yaml"]);
     assert!(refused.code == 1 && refused.stderr.contains("model"), "{refused:#?}");

@@ -32,7 +32,7 @@ fn a_pattern_without_matches_is_an_error_before_any_task_runs() {
         assert!(refused.code == 1 && refused.stdout.is_empty(), "{refused:#?}");
         assert!(
             refused.stderr.contains(
-                "pipeline.yaml:7:39: stages.frames.decode.videos.1: \
+                "pipeline.yaml:8:39: stages.frames.decode.videos.1: \
                  no video matches videos/*\n  hint: "
             ),
             "{refused:#?}"

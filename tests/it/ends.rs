@@ -272,7 +272,7 @@ fn stopped_decoding_rejects_no_video_and_resumes() {
 #[test]
 fn action_decoders_trained_before_a_stop_are_not_trained_again() {
     let more = "  decoder: { train_decoder: { labels: labels, actions: actions, \
-                transitions: [8, 16, 32], draws: 2, steps: 600, holdout: 3 } }\n";
+                transitions: [8, 16, 32], draws: 2, steps: 600 } }\n";
     let new = || {
         let project = crate::actions::project(9, "actions.parquet", "");
         let yaml = fs::read_to_string(project.path("pipeline.yaml")).unwrap() + more;

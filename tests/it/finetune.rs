@@ -17,11 +17,12 @@ name: finetuned
 workspace: ws
 seed: 4
 vars: { steps: 144 }
+holdout: 3
 stages:
   play: { record: { game: maze, player: expert, noise: 0.2, episodes: 8, size: 16 } }
-  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4 } }
   labels: { label: { frames: play, dynamics: model } }
-  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8 } }
   agent: { finetune: { policy: policy, dynamics: model, game: maze, steps: '${steps}', envs: 4,
       rollout: 6, minibatches: 2 } }
   published: { finetune: { policy: policy, dynamics: model, game: maze, steps: '${steps}', envs: 4,
@@ -232,7 +233,7 @@ fn stages_that_do_not_fit_together_are_errors() {
     let output = errors_after("evaluate: { agent: agent, ", "evaluate: { ");
     assert!(output.contains("stages.score.evaluate.policy: is missing"), "{output}");
     let other = "labels2: { label: { frames: play, dynamics: model2 } }
-  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3, vq: { dim: 8 } } }
+  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, vq: { dim: 8 } } }
   policy: { train_policy: { labels: labels2, ";
     let output = errors_after("policy: { train_policy: { labels: labels, ", other);
     let mixed = "finetune.dynamics: `model` uses the latent actions of `model`, \

@@ -94,7 +94,7 @@ fn a_task_that_always_fails_is_reported_with_its_own_error() {
     let project = Project::new(8);
     let output = project.run(&["--executor", "local", "--set", "steps=0"]);
     assert_eq!(output.code, 1, "faults of the pipeline come first: {output:#?}");
-    let yaml = PIPELINE.replace("holdout: 3", "holdout: 3, learning_rate: 1e30");
+    let yaml = PIPELINE.replace("batch: 4", "batch: 4, learning_rate: 1e30");
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
     let output = project.run(&["--executor", "local", "--set", "steps=40"]);
     assert_eq!(output.code, 1, "{output:#?}");

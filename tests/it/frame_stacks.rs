@@ -68,9 +68,9 @@ fn two_frames_show_a_direction_that_one_does_not() {
 
 const STAGES: &str = "  actions: { import_actions: { frames: frames, file: actions.parquet, \
      partial: true } }\n  \
-     policy: { train_policy: { labels: labels, frames: 3, steps: 10, batch: 8, holdout: 3 } }\n  \
+     policy: { train_policy: { labels: labels, frames: 3, steps: 10, batch: 8 } }\n  \
      decoder: { train_decoder: { labels: labels, actions: actions, transitions: [32], draws: 1, \
-     steps: 20, hidden: [8], holdout: 3 } }\n";
+     steps: 20, hidden: [8] } }\n";
 
 /// Creates a project with a trained policy of three frames and a decoder.
 fn project(more: &str) -> Project {

@@ -21,13 +21,14 @@ name: grid
 workspace: ws
 seed: 5
 vars: { steps: 40 }
+holdout: 3
 stages:
   play: { record: { game: GRID, player: sticky, episodes: 10, episodes_per_shard: 5, size: 32 } }
-  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4 } }
   labels: { label: { frames: play, dynamics: model, actions: play } }
-  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [16, 32], draws: 1,
-      steps: 20, hidden: [8], holdout: 3 } }
+      steps: 20, hidden: [8] } }
   score: { evaluate: { policy: policy, decoder: decoder, game: GRID, episodes: 5, envs: 2 } }
   agent: { finetune: { policy: policy, dynamics: model, game: GRID, steps: '${steps}', envs: 2,
       rollout: 4, minibatches: 2 } }
@@ -43,14 +44,15 @@ const POINTS: &str = "
 name: points
 workspace: ws
 seed: 5
+holdout: 3
 stages:
   play: { record: { game: WORLD, player: PLAYER, episodes: 6, episodes_per_shard: 6, size: 32,
       fit: pad } }
-  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4 } }
   labels: { label: { frames: play, dynamics: model } }
-  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [16], draws: 1,
-      steps: 20, hidden: [8], holdout: 3 } }
+      steps: 20, hidden: [8] } }
   score: { evaluate: { policy: policy, decoder: decoder, game: WORLD, episodes: 4, envs: 3,
       fit: pad, labels: labels, actions: play } }
   again: { record: { game: WORLD, player: policy, policy: policy, decoder: decoder, episodes: 2,

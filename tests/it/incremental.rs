@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::project::{PIPELINE, Project};
+use crate::split::held_out;
 
 #[test]
 fn a_second_run_does_nothing_and_new_videos_add_only_their_tasks() {
@@ -61,7 +62,7 @@ fn refresh_decides_when_new_videos_train_a_new_model() {
         let project = Project::new(4);
         fs::write(
             project.path("pipeline.yaml"),
-            PIPELINE.replace("holdout: 3", &format!("holdout: 3, refresh: {refresh}")),
+            PIPELINE.replace("batch: 4", &format!("batch: 4, refresh: {refresh}")),
         )
         .unwrap();
         project.run(&[]).success();
@@ -229,7 +230,7 @@ fn labels_have_the_fdm_error_of_the_verdict() {
         let project = Project::new(9);
         fs::write(
             project.path("pipeline.yaml"),
-            PIPELINE.replace("holdout: 3", &format!("holdout: 3, {vq}")),
+            PIPELINE.replace("batch: 4", &format!("batch: 4, {vq}")),
         )
         .unwrap();
         project.run(&["--set", "steps=30"]).success();
@@ -240,9 +241,10 @@ fn labels_have_the_fdm_error_of_the_verdict() {
             "SELECT video, avg(fdm_error) AS error, count(*) AS n FROM labels \
              GROUP BY video ORDER BY video",
         );
-        // Every third video is held out.
-        let held_out = videos.as_array().unwrap().iter().step_by(3);
-        let (sum, count) = held_out.fold((0.0, 0.0), |(sum, count), row| {
+        let held_out = held_out(&project);
+        let judged = videos.as_array().unwrap().iter();
+        let judged = judged.filter(|row| held_out.contains(row["video"].as_str().unwrap()));
+        let (sum, count) = judged.fold((0.0, 0.0), |(sum, count), row| {
             let n = row["n"].as_f64().unwrap();
             (sum + n * row["error"].as_f64().unwrap(), count + n)
         });

@@ -17,6 +17,7 @@ const WRITE: &str = include_str!("lerobot_dataset.py");
 const PIPELINE: &str = "
 name: robot
 workspace: ws
+holdout: 3
 stages:
   frames: { decode: { lerobot: robot, size: 64, videos_per_shard: 4 } }
   actions:
@@ -294,7 +295,7 @@ fn a_dataset_in_a_bucket_gives_the_frames_and_actions_of_one_in_a_folder() {
 
 /// Adds training, labels of one camera and the extended dataset.
 const EXTENDED: &str = "
-  model: { train_dynamics: { frames: frames, steps: 4, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: frames, steps: 4, batch: 4 } }
   labels: { label: { frames: frames, dynamics: model } }
   labelled: { export: { format: lerobot, frames: frames, labels: labels, extend: robot, camera: top } }
 ";

@@ -9,10 +9,11 @@ use crate::project::Project;
 const PIPELINE: &str = "
 name: test
 workspace: ws
+holdout: 3
 stages:
   frames: { decode: { videos: ['videos/*'], size: 64, videos_per_shard: 3 } }
   copies: { deduplicate: { frames: frames } }
-  model: { train_dynamics: { frames: frames, without: copies, steps: 2, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: frames, without: copies, steps: 2, batch: 4 } }
   labels: { label: { frames: frames, dynamics: model, without: copies } }
 ";
 

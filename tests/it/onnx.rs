@@ -35,7 +35,7 @@ pub fn project(games: usize) -> Project {
 /// Runs a pipeline of `stages` over the frames.
 pub fn run(project: &Project, stages: &str) {
     let yaml = format!(
-        "name: test\nworkspace: ws\nseed: 7\nstages:\n  \
+        "name: test\nworkspace: ws\nseed: 7\nholdout: 3\nstages:\n  \
          frames: {{ decode: {{ videos: ['videos/*'], size: 16, videos_per_shard: 20 }} }}\n{stages}"
     );
     fs::write(project.path("pipeline.yaml"), yaml).unwrap();
@@ -68,7 +68,7 @@ fn onnxruntime_infers_the_latent_actions_and_codes_of_the_labels() {
     let project = project(64);
     let stages = MODELS.map(|(name, settings)| {
         format!(
-            "  {name}: {{ train_dynamics: {{ frames: frames, steps: 5, batch: 16, holdout: 3, \
+            "  {name}: {{ train_dynamics: {{ frames: frames, steps: 5, batch: 16, \
              {settings} }} }}\n  \
              labels_{name}: {{ label: {{ frames: frames, dynamics: {name}, fdm_error: false }} }}\n"
         )
@@ -217,11 +217,11 @@ fn agent_of(policy: &[u8]) -> Vec<u8> {
 /// A policy and a decoder, trained for a few steps.
 const POLICY_AND_DECODER: &str = "  actions: { import_actions: { frames: frames, \
      file: actions.parquet, partial: true } }\n  \
-     model: { train_dynamics: { frames: frames, steps: 5, batch: 16, holdout: 3 } }\n  \
+     model: { train_dynamics: { frames: frames, steps: 5, batch: 16 } }\n  \
      labels: { label: { frames: frames, dynamics: model, fdm_error: false } }\n  \
-     policy: { train_policy: { labels: labels, steps: 20, batch: 8, holdout: 3 } }\n  \
+     policy: { train_policy: { labels: labels, steps: 20, batch: 8 } }\n  \
      decoder: { train_decoder: { labels: labels, actions: actions, transitions: [32], \
-     draws: 1, steps: 20, holdout: 3 } }\n";
+     draws: 1, steps: 20 } }\n";
 
 #[test]
 fn onnxruntime_acts_as_policies_decoders_and_agents_do() {

@@ -73,7 +73,7 @@ fn a_restored_training_continues_bit_by_bit() {
 fn project() -> Project {
     let project = Project::new(9);
     let policy = "  policy: { train_policy: { labels: labels, steps: '${policy_steps}', \
-                  batch: 8, holdout: 3 } }\n";
+                  batch: 8 } }\n";
     let text = PIPELINE.replace("steps: 4,", "steps: 4, policy_steps: 20,") + policy;
     std::fs::write(project.path("pipeline.yaml"), text).unwrap();
     project
@@ -166,11 +166,9 @@ fn patience_stops_the_training_and_keeps_the_best_policy() {
     assert_eq!(verdict["error"].as_f64().unwrap() as f32, kept.1 as f32);
     project.run_changes_nothing(&[]);
 
-    std::fs::write(
-        project.path("pipeline.yaml"),
-        pipeline.replace("batch: 8, holdout: 3", "batch: 8, holdout: 0, patience: 1"),
-    )
-    .unwrap();
+    let pipeline = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+    std::fs::write(project.path("pipeline.yaml"), pipeline.replace("holdout: 3", "holdout: 0"))
+        .unwrap();
     let output = project.run(&[]);
     assert!(
         output.code == 1 && output.stderr.contains("patience: has no videos to judge by"),
@@ -184,11 +182,11 @@ fn invalid_settings_of_a_policy_are_errors() {
     std::fs::write(
         project.path("pipeline.yaml"),
         PIPELINE.to_owned()
-            + "  policy: { train_policy: { labels: frames, steps: 0, holdout: 1 } }\n",
+            + "  policy: { train_policy: { labels: frames, steps: 0, accumulate: 0 } }\n",
     )
     .unwrap();
     let output = project.run(&[]);
-    for word in ["policy.train_policy.labels: ", "steps: is 0", "holdout: is 1"] {
+    for word in ["policy.train_policy.labels: ", "steps: is 0", "accumulate: is 0"] {
         assert!(output.code == 1 && output.stderr.contains(word), "{word}: {output:#?}");
     }
 }

@@ -162,10 +162,11 @@ name: recorded
 workspace: ws
 seed: 3
 vars: { episodes: 12, player: expert }
+holdout: 3
 stages:
   play: { record: { game: maze, player: '${player}', noise: 0.1, episodes: '${episodes}',
       episodes_per_shard: 5, size: 16 } }
-  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4 } }
   labels: { label: { frames: play, dynamics: model } }
 ";
 
@@ -238,9 +239,9 @@ fn invalid_recordings_are_errors() {
 
 /// A latent policy and decoder trained on the recording, and their evaluation in the game.
 const PLAYED: &str = "
-  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [16], draws: 2, steps: 20,
-      hidden: [8], holdout: 3 } }
+      hidden: [8] } }
   score: { evaluate: { policy: policy, decoder: decoder, game: maze, episodes: 7, envs: 3 } }
 ";
 
@@ -304,7 +305,7 @@ fn a_decoder_of_another_model_is_an_error() {
         return;
     }
     let project = recorded();
-    let other = "  model2: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3,
+    let other = "  model2: { train_dynamics: { frames: play, steps: 4, batch: 4,
       vq: { dim: 8 } } }
   labels2: { label: { frames: play, dynamics: model2 } }\n";
     let yaml = RECORDED.to_owned()

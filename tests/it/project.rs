@@ -31,10 +31,11 @@ pub const PIPELINE: &str = "
 name: test
 workspace: ws
 seed: 7
+holdout: 3
 vars: { steps: 4, size: 16 }
 stages:
   frames: { decode: { videos: ['videos/*'], size: '${size}', videos_per_shard: 4 } }
-  model: { train_dynamics: { frames: frames, steps: '${steps}', batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: frames, steps: '${steps}', batch: 4 } }
   labels: { label: { frames: frames, dynamics: model } }
 ";
 

@@ -65,7 +65,7 @@ fn the_guides_loader_gives_the_latent_actions_of_lapo() {
     let project = project(64);
     let stages = MODELS.map(|(name, settings)| {
         format!(
-            "  {name}: {{ train_dynamics: {{ frames: frames, steps: 5, batch: 16, holdout: 3, \
+            "  {name}: {{ train_dynamics: {{ frames: frames, steps: 5, batch: 16, \
              {settings} }} }}\n  \
              labels_{name}: {{ label: {{ frames: frames, dynamics: {name}, fdm_error: false }} }}\n"
         )

@@ -159,6 +159,8 @@ board.Reload()
 [path] = glob.glob(sys.argv[1] + "/data/*/*/metrics.parquet")
 table = pq.read_table(path).to_pydict()
 steps = table.pop("step")
+# A column without a value, such as an undefined property, is no curve.
+table = {name: values for name, values in table.items() if any(v is not None for v in values)}
 assert sorted(board.Tags()["scalars"]) == sorted(table), board.Tags()
 for name, values in table.items():
     known = [(step, value) for step, value in zip(steps, values) if value is not None]
@@ -266,9 +268,11 @@ fn write_few_labels(store: &Store, path: &str, at: usize) -> FileInfo {
         .expect("a label file");
     let labels = LabelRows {
         video: &vec![&video[..]; rows],
+        video_digest: &vec!["d"; rows],
         episode: &vec![0; rows],
         frame_index: &counts,
         time_s: &vec![0.5; rows],
+        horizon: &vec![1; rows],
         latent_action: &(0..rows * 2).map(|i| (i + at) as f32 / 16.0).collect::<Vec<_>>(),
         latent_code: &(0..rows * 3).map(|i| ((i + at) % 64) as u16).collect::<Vec<_>>(),
         fdm_error: (at != 2).then_some(&errors),
@@ -309,9 +313,11 @@ fn write_labels(store: &Store) -> String {
             .expect("a label file");
     let labels = LabelRows {
         video: &vec!["a.mp4"; ROWS],
+        video_digest: &vec!["da"; ROWS],
         episode: &vec![0; ROWS],
         frame_index: &counts,
         time_s: &vec![0.5; ROWS],
+        horizon: &vec![1; ROWS],
         latent_action: &(0..ROWS * 8).map(|i| i as f32 / 16.0).collect::<Vec<_>>(),
         latent_code: &(0..ROWS * 4).map(|i| (i % 64) as u16).collect::<Vec<_>>(),
         fdm_error: Some(&vec![0.1; ROWS]),

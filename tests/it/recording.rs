@@ -12,14 +12,15 @@ const PLAYED: &str = "
 name: played
 workspace: ws
 seed: 5
+holdout: 3
 stages:
   play: { record: { game: maze, player: sticky, episodes: 6, episodes_per_shard: 6,
       size: 16, max_frames: 40, videos: true } }
-  model: { train_dynamics: { frames: play, steps: 4, batch: 4, holdout: 3 } }
+  model: { train_dynamics: { frames: play, steps: 4, batch: 4 } }
   labels: { label: { frames: play, dynamics: model } }
-  policy: { train_policy: { labels: labels, steps: 4, batch: 8, holdout: 3 } }
+  policy: { train_policy: { labels: labels, steps: 4, batch: 8 } }
   decoder: { train_decoder: { labels: labels, actions: play, transitions: [16, 32], draws: 1,
-      steps: 20, hidden: [8], holdout: 3 } }
+      steps: 20, hidden: [8] } }
   again: { record: { game: maze, player: policy, policy: policy, decoder: decoder, episodes: 3,
       size: 32, max_frames: 20 } }
 ";
@@ -29,6 +30,7 @@ const DECODED: &str = "
 name: decoded
 shares_with: [played]
 workspace: ws
+holdout: 3
 stages:
   films: { decode: { videos: ['ws/play/data/**/*.mp4'], size: 16 } }
   done: { import_actions: { frames: films, file: ACTIONS } }

@@ -13,10 +13,11 @@ const PIPELINE: &str = "
 name: names
 workspace: ws
 vars: { file: none.csv }
+holdout: 0
 stages:
   frames: { decode: { videos: ['videos/**/*.y4m'], size: 16, cut: null,
       videos_per_shard: 4, max_dropped: 1 } }
-  model: { train_dynamics: { frames: frames, preset: tiny, steps: 2, batch: 2, holdout: 0 } }
+  model: { train_dynamics: { frames: frames, preset: tiny, steps: 2, batch: 2 } }
   labels: { label: { frames: frames, dynamics: model } }
 ";
 

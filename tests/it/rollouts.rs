@@ -3,9 +3,9 @@
 use std::fs;
 
 use crate::project::{PIPELINE, Project};
+use crate::split::held_out;
 
-const ROLLOUT: &str =
-    "  ahead: { evaluate: { dynamics: model, frames: frames, holdout: 3, rollout: 6 } }\n";
+const ROLLOUT: &str = "  ahead: { evaluate: { dynamics: model, frames: frames, rollout: 6 } }\n";
 
 #[test]
 fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
@@ -19,15 +19,8 @@ fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
     };
     assert_eq!(rows.as_array().unwrap().len(), 6);
 
-    // Every third video is held out.
-    let held_out = project.query("SELECT DISTINCT video FROM labels ORDER BY video");
-    let held_out: Vec<String> = held_out
-        .as_array()
-        .unwrap()
-        .iter()
-        .step_by(3)
-        .map(|row| format!("'{}'", row["video"].as_str().unwrap()))
-        .collect();
+    let held_out = held_out(&project).into_iter().map(|video| format!("'{video}'"));
+    let held_out: Vec<String> = held_out.collect();
     // A rollout starts at every label with five more labels after it.
     let first = format!(
         "WITH ends AS (SELECT video, max(frame_index) AS last FROM labels \
@@ -64,7 +57,7 @@ fn the_error_one_frame_ahead_is_the_fdm_error_of_the_labels() {
     ] {
         fs::write(
             project.path("pipeline.yaml"),
-            yaml.replace("{ dynamics: model, frames: frames, holdout: 3, rollout: 6 }", wrong),
+            yaml.replace("{ dynamics: model, frames: frames, rollout: 6 }", wrong),
         )
         .unwrap();
         let output = project.run(&[]);

@@ -66,7 +66,7 @@ fn a_model_due_for_retraining_labels_no_shards() {
     let text = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     fs::write(
         project.path("pipeline.yaml"),
-        text.replace("holdout: 3", "holdout: 3, refresh: { growth: 0.5 }"),
+        text.replace("batch: 4", "batch: 4, refresh: { growth: 0.5 }"),
     )
     .unwrap();
     let planned = project.planned(&[]);

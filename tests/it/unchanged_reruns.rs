@@ -34,8 +34,8 @@ fn a_setting_with_many_digits_is_unchanged_in_the_next_run() {
 #[test]
 fn a_model_is_kept_when_its_learning_rate_has_many_digits() {
     let project = Project::new(6);
-    let rate = "holdout: 3, learning_rate: 0.00011430930260456755";
-    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("holdout: 3", rate)).unwrap();
+    let rate = "batch: 4, learning_rate: 0.00011430930260456755";
+    fs::write(project.path("pipeline.yaml"), PIPELINE.replace("batch: 4", rate)).unwrap();
     project.run(&[]).success();
     let model = project.files("model", "model.safetensors");
     project.run_changes_nothing(&[]);

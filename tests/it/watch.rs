@@ -10,9 +10,10 @@ use crate::project::{Project, clip, wait};
 const PIPELINE: &str = "
 name: watched
 workspace: ws
+holdout: 0
 stages:
   frames: { decode: { videos: ['videos/*.y4m'], size: 16, cut: null, videos_per_shard: 2 } }
-  model: { train_dynamics: { frames: frames, preset: tiny, steps: 2, batch: 2, holdout: 0 } }
+  model: { train_dynamics: { frames: frames, preset: tiny, steps: 2, batch: 2 } }
   labels: { label: { frames: frames, dynamics: model } }
 ";
 

@@ -17,6 +17,7 @@ pub(super) fn check(faults: &mut Faults, spec: &PipelineSpec) {
     networks_fit_the_frames(faults, spec);
     inputs_share_latent_actions(faults, spec);
     policies_see_as_many_frames_as_needed(faults, spec);
+    videos_are_held_out_where_needed(faults, spec);
 }
 
 /// Returns the key path of a setting, such as `stages.frames.decode.size`.
@@ -152,6 +153,17 @@ fn policies_see_as_many_frames_as_needed(faults: &mut Faults, spec: &PipelineSpe
                 let hint = format!("set `frames: {needed}` in `{input}`, or name another policy");
                 faults.at_value(&settings_path(name, stage, field), message, Some(hint));
             }
+        }
+    }
+}
+
+/// Some settings need held-out videos.
+fn videos_are_held_out_where_needed(faults: &mut Faults, spec: &PipelineSpec) {
+    for (name, stage) in spec.stages.iter().filter(|_| spec.holdout == 0) {
+        if let Some(field) = stage.held_out_field() {
+            let message = "has no videos to judge by: `holdout` of the pipeline is 0".to_owned();
+            let hint = format!("set `holdout: 5`, or remove `{field}`");
+            faults.at_value(&settings_path(name, stage, field), message, Some(hint));
         }
     }
 }

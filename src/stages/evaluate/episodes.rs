@@ -8,9 +8,13 @@ use super::rollouts::Rollouts;
 use crate::dataset::{Column, FileInfo, write_table};
 use crate::envs::{End, Game, GameSetting, PublishedReturns};
 use crate::stages::latent_quality::LatentQuality;
+use crate::stages::level_means::{LevelMean, by_level, deviation};
 use crate::stages::player::GamePlayer;
 use crate::stages::{Error, TaskContext};
 use crate::train::probe::Probe;
+
+/// The name of the player with random actions.
+const RANDOM: &str = "random";
 
 /// Every episode of every player, column by column.
 #[derive(Default)]
@@ -32,7 +36,7 @@ impl EpisodeTable {
 
     pub(super) fn extend(&mut self, player: &GamePlayer, episodes: Vec<Episode>) {
         let (name, transitions, draw) = match player {
-            GamePlayer::Random | GamePlayer::Sticky(_) => ("random", None, None),
+            GamePlayer::Random | GamePlayer::Sticky(_) => (RANDOM, None, None),
             GamePlayer::Expert => ("expert", None, None),
             GamePlayer::Trained(trained, _) => match trained.decoder() {
                 Some([transitions, draw]) => ("policy", Some(transitions), Some(draw)),
@@ -82,8 +86,9 @@ impl EpisodeTable {
 
     /// Returns the mean returns of each player.
     pub(super) fn returns(&self, game: &GameSetting) -> GameReturns {
-        let returns = game.procgen().map(Game::returns);
-        let mut rows: Vec<PlayerReturns> = Vec::new();
+        let published = game.procgen().map(Game::returns);
+        let mut rows = Vec::new();
+        let mut random = None;
         // Episodes of one player are consecutive, and so are the draws of equally many transitions.
         let mut at = 0;
         while at < self.player.len() {
@@ -91,15 +96,38 @@ impl EpisodeTable {
                 (&self.player[*i], self.transitions[*i]) == (&self.player[at], self.transitions[at])
             };
             let end = (at..self.player.len()).take_while(same).count() + at;
-            rows.push(PlayerReturns::new(
-                &self.player[at],
-                self.transitions[at],
-                &self.episode_return[at..end],
-                returns,
-            ));
+            let levels = by_level((at..end).map(|i| self.level_and_return(i)));
+            let mean = LevelMean::of(levels.values().copied());
+            if self.player[at] == RANDOM {
+                random = Some(levels.clone());
+            }
+            let random = random.as_ref().filter(|_| self.player[at] != RANDOM);
+            rows.push(PlayerReturns {
+                player: self.player[at].clone(),
+                transitions: self.transitions[at],
+                episodes: end - at,
+                levels: mean.levels,
+                mean_return: mean.mean,
+                standard_error: mean.standard_error,
+                deviation_of_draws: self.deviation_of_draws(at..end),
+                over_random: random.map(|random| LevelMean::of_difference(&levels, random)),
+                normalised: published.map(|published| published.normalised(mean.mean)),
+            });
             at = end;
         }
-        GameReturns { game: game.to_string(), rows, published: returns.map(Published::from) }
+        GameReturns { game: game.to_string(), rows, published: published.map(Published::from) }
+    }
+
+    fn level_and_return(&self, episode: usize) -> (i64, f64) {
+        (self.level[episode].into(), self.episode_return[episode])
+    }
+
+    /// Returns the standard deviation of the mean returns of draws.
+    fn deviation_of_draws(&self, episodes: std::ops::Range<usize>) -> Option<f64> {
+        let by_draw = by_level(episodes.filter_map(|episode| {
+            Some((self.draw[episode]? as i64, self.episode_return[episode]))
+        }));
+        deviation(&by_draw.into_values().collect::<Vec<_>>())
     }
 }
 
@@ -109,34 +137,34 @@ struct PlayerReturns {
     player: String,
     transitions: Option<u64>,
     episodes: usize,
+    /// Levels, the independent units: all draws meet the same ones.
+    levels: usize,
     mean_return: f64,
-    /// The standard error of the mean.
-    standard_error: f64,
+    /// The standard error of the mean over levels.
+    standard_error: Option<f64>,
+    /// The standard deviation of the means of draws.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deviation_of_draws: Option<f64>,
+    /// The mean return over that of random actions, paired by level.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    over_random: Option<LevelMean>,
     /// The mean on a scale from 0 (published random actions) to 1 (published expert).
     #[serde(skip_serializing_if = "Option::is_none")]
     normalised: Option<f64>,
 }
 
 impl PlayerReturns {
-    fn new(
-        player: &str,
-        transitions: Option<u64>,
-        returns: &[f64],
-        published: Option<PublishedReturns>,
-    ) -> PlayerReturns {
-        let count = returns.len() as f64;
-        let mean = returns.iter().sum::<f64>() / count;
-        // The unbiased estimate of the variance.
-        let variance = returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>()
-            / (count - 1.0).max(1.0);
-        PlayerReturns {
-            player: player.to_owned(),
-            transitions,
-            episodes: returns.len(),
-            mean_return: mean,
-            standard_error: (variance / count).sqrt(),
-            normalised: published.map(|published| published.normalised(mean)),
-        }
+    fn sentence(&self) -> String {
+        let who = self
+            .transitions
+            .map_or(self.player.clone(), |transitions| format!("{transitions} transitions"));
+        let error = |error: Option<f64>| {
+            error.map_or_else(|| "±?".to_owned(), |error| format!("±{error:.2}"))
+        };
+        let over = self.over_random.map_or_else(String::new, |over| {
+            format!("; {:+.2} {} over random", over.mean, error(over.standard_error))
+        });
+        format!("{who} {:.2} ({}{over})", self.mean_return, error(self.standard_error))
     }
 }
 
@@ -169,13 +197,7 @@ pub(super) struct GameReturns {
 
 impl GameReturns {
     fn sentence(&self) -> String {
-        let row = |row: &PlayerReturns| {
-            let who = row
-                .transitions
-                .map_or(row.player.clone(), |transitions| format!("{transitions} transitions"));
-            format!("{who} {:.2} (±{:.2})", row.mean_return, row.standard_error)
-        };
-        let rows: Vec<String> = self.rows.iter().map(row).collect();
+        let rows: Vec<String> = self.rows.iter().map(PlayerReturns::sentence).collect();
         let means = format!("mean return in {}: {}", self.game, rows.join(", "));
         let Some(Published { random, expert, offline_256, offline_8192 }) = self.published else {
             return means;
@@ -235,28 +257,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn draws_of_equally_many_transitions_are_one_row() {
+    fn draws_of_equally_many_transitions_are_one_row_of_as_many_levels() {
         let mut episodes = EpisodeTable::default();
-        let episode =
-            |episode_return| Episode { level: 0, episode_return, length: 3, end: End::Done };
-        episodes.extend(&GamePlayer::Random, vec![episode(0.0), episode(10.0)]);
-        let row = |transitions, returns: &[f64]| {
-            PlayerReturns::new("policy", transitions, returns, Some(Game::Maze.returns()))
+        let played = |returns: [f64; 2]| -> Vec<Episode> {
+            let episode = |(level, episode_return)| Episode {
+                level,
+                episode_return,
+                length: 3,
+                end: End::Done,
+            };
+            (0..2).zip(returns).map(episode).collect()
         };
-        for returns in [[10.0, 10.0], [0.0, 10.0]] {
-            for value in returns {
-                episodes.player.push("policy".into());
-                episodes.transitions.push(Some(64));
-                episodes.draw.push(Some(0));
-                episodes.level.push(0);
-                episodes.episode_return.push(value);
-                episodes.length.push(1);
-                episodes.end.push(End::Done);
-            }
+        episodes.extend(&GamePlayer::Random, played([0.0, 8.0]));
+        for (draw, returns) in [[2.0, 10.0], [4.0, 12.0]].into_iter().enumerate() {
+            episodes.extend(&GamePlayer::Expert, played(returns));
+            let from = episodes.len() - 2;
+            episodes.player[from..].fill("policy".into());
+            episodes.transitions[from..].fill(Some(64));
+            episodes.draw[from..].fill(Some(draw as u64));
         }
         let evaluation = episodes.returns(&GameSetting::Procgen(Game::Maze));
-        assert_eq!(evaluation.rows.len(), 2);
-        assert_eq!(evaluation.rows[1], row(Some(64), &[10.0, 10.0, 0.0, 10.0]));
-        assert!((evaluation.rows[1].standard_error - 2.5).abs() < 1e-12);
+        let [random, policy] = &evaluation.rows[..] else { panic!("{evaluation:?}") };
+        assert_eq!((random.levels, random.mean_return, &random.over_random), (2, 4.0, &None));
+        assert_eq!((policy.episodes, policy.levels, policy.mean_return), (4, 2, 7.0));
+        // The levels' means are 3 and 11, and each is 3 above random.
+        assert_eq!(policy.standard_error, Some(4.0));
+        let difference = LevelMean { mean: 3.0, standard_error: Some(0.0), levels: 2 };
+        assert_eq!(policy.over_random, Some(difference));
+        let between = policy.deviation_of_draws.unwrap_or(f64::NAN);
+        assert!((between - 2.0_f64.sqrt()).abs() < 1e-12, "{between}");
+        assert_eq!(policy.sentence(), "64 transitions 7.00 (±4.00; +3.00 ±0.00 over random)");
     }
 }

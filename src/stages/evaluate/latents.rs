@@ -15,15 +15,16 @@ const WINDOWS: usize = 2048;
 /// Windows that are labelled at once.
 const PASS: usize = 64;
 
-/// Tests the latent actions between frames of every `holdout`-th episode.
+/// Tests the latent actions between frames of held-out videos.
 pub(super) fn test(
     task: &EvaluateTask,
     model: &WorldModel,
     rollouts: &Rollouts,
 ) -> Result<LatentQuality, Error> {
-    let every = task.config.holdout;
-    let index = WindowIndex::new(&model.shards, model.labeller.config().window())
-        .subset(|episode| every == 0 || episode.is_multiple_of(every));
+    let config = model.labeller.config();
+    let horizon = |interval| config.horizon.frames(interval);
+    let [_, index] = WindowIndex::with_horizon(&model.shards, config.window(), horizon)
+        .split(&model.shards.split(task.holdout));
     Ok(LatentQuality {
         information_db: rollouts.information_db(),
         commonest_code_share: commonest_code_share(model, &index)?,

@@ -37,15 +37,21 @@ struct Errors {
     shuffled_error: f64,
 }
 
-/// Predicts stretches of every `holdout`-th episode.
+/// Predicts stretches of held-out videos.
+///
+/// # Errors
+/// If the model's horizon is not the next frame: a prediction cannot follow another one then.
 pub(super) fn roll(task: &EvaluateTask, model: &WorldModel) -> Result<Rollouts, Error> {
     let WorldModel { labeller, predictor, shards } = model;
-    let every = task.config.holdout;
+    let horizon = labeller.config().horizon;
+    if !horizon.is_next_frame() {
+        let file = task.dynamics.as_ref().map(|file| file.path.clone()).unwrap_or_default();
+        return Err(Error::Horizon { file, horizon: horizon.to_string() });
+    }
     // The model takes this many real frames; its window also has the predicted one.
     let known = labeller.config().window() - 1;
     let ahead = task.config.frames_ahead();
-    let index = WindowIndex::new(shards, known + ahead)
-        .subset(|episode| every == 0 || episode.is_multiple_of(every));
+    let [_, index] = WindowIndex::new(shards, known + ahead).split(&shards.split(task.holdout));
     let chosen = batch::spread(&index, STRETCHES);
     // With one stretch there is no other one to take latent actions from.
     if chosen.len() < 2 {

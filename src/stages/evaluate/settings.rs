@@ -50,12 +50,6 @@ pub struct EvaluateConfig {
     /// 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<usize>,
-    /// Every `holdout`-th video is held out: the probe is trained on the other videos and tested on
-    /// these, and the world model predicts these. Default 5, as in `train_dynamics`; with equal
-    /// values, and one episode a video, the model has not seen the held-out videos either. 0: all
-    /// videos are used for both.
-    #[serde(default = "default_holdout")]
-    pub holdout: usize,
     /// Difficulty of the levels: `easy` (default), as in the paper, or `hard`. Procgen only.
     #[serde(default)]
     pub mode: Mode,
@@ -81,9 +75,6 @@ pub struct EvaluateConfig {
     pub temperature: f64,
 }
 
-fn default_holdout() -> usize {
-    5
-}
 fn default_episodes() -> u64 {
     200
 }
@@ -184,12 +175,6 @@ impl Stage for EvaluateConfig {
     fn validate(&self) -> Vec<FieldFault> {
         let mut faults = FieldFaults::default();
         self.expect_inputs(&mut faults);
-        faults.expect(
-            self.holdout != 1,
-            "holdout",
-            "is 1",
-            "the probe would have no video to train on; expected 0 (no holdout) or at least 2",
-        );
         faults.expect_positive("episodes", self.episodes);
         faults.expect_positive("envs", self.envs);
         faults.expect_value(
@@ -220,6 +205,7 @@ impl Stage for EvaluateConfig {
         let task = EvaluateTask {
             config: self.clone(),
             seed: given.seed,
+            holdout: given.holdout,
             policy: policy.map(StagePlan::weights),
             decoders: decoder
                 .map(|decoder| decoder.tasks.files(".safetensors"))

@@ -82,6 +82,10 @@ pub(super) fn teacher_of(
     if seen != expected {
         return Err(Error::FrameSize { file: file.path.clone(), seen, expected });
     }
+    if !idm.config().horizon.is_next_frame() {
+        let horizon = idm.config().horizon.to_string();
+        return Err(Error::Horizon { file: file.path.clone(), horizon });
+    }
     let seen = idm.config().latent_dim();
     let expected = decoder.latent_dim;
     if seen != expected {

@@ -109,8 +109,9 @@ impl<'a> Clips<'a> {
             let start = self.index.locate(window);
             let last = window + after;
             let end = Window { row: start.row + after, ..start };
-            // Rows of one run are consecutive, and so are its windows.
-            if last >= self.index.len() || self.index.locate(last) != end {
+            // Rows of one run are consecutive, and so are its windows. Only transitions to the next
+            // frame add up within a window's reach.
+            if start.ahead != 1 || last >= self.index.len() || self.index.locate(last) != end {
                 continue;
             }
             self.shards.copy(start.shard, start.row, &mut clip)?;

@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn the_reference_preset_differs_from_its_networks_spelled_out() {
         let key = |config: Value| {
-            let task = json!({ "config": config, "seed": 0, "size": 64, "shards": [], "actions": [],
+            let task = json!({ "config": config, "seed": 0, "holdout": 5, "size": 64,
+                "shards": [], "actions": [],
                 "provenance": {}, "checkpoint_secs": 60 });
             let task: TrainDynamicsTask = serde_json::from_value(task).unwrap();
             key(&task.key().into_fields())

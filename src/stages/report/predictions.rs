@@ -36,20 +36,23 @@ pub fn section(inputs: &Inputs, survey: Option<&Survey>) -> Result<Option<Sectio
     )?;
     let world = World { inputs, chosen, predictor: predictor.as_ref() };
     let (mut html, file) = world.pairs()?;
-    if let (Some(labels), Some(survey)) = (inputs.of("labels"), survey) {
+    // Predictions only follow each other where the frame before the predicted one is known.
+    let config = labeller.config();
+    let steps = config.horizon.is_next_frame() || config.context == 0;
+    if let (true, Some(labels), Some(survey)) = (steps, inputs.of("labels"), survey) {
         html += &world.rollouts(labels, &survey.tuples)?;
     }
     Ok(Some(Section { title: "World model", html, files: vec![file] }))
 }
 
-/// Returns the windows of held-out episodes, or all windows if there are none.
+/// Returns the windows of held-out videos, or all windows if there are none.
 fn held_out(shards: &Shards, labeller: &dyn Labeller, dynamics: &Source) -> WindowIndex {
-    let all = WindowIndex::new(shards, labeller.config().window());
-    let every =
-        dynamics.settings.get("holdout").and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
-    // The same split as in `train_dynamics`.
-    let kept = all.subset(|episode| every > 0 && episode.is_multiple_of(every));
-    if kept.is_empty() { all } else { kept }
+    let config = labeller.config();
+    let horizon = |interval| config.horizon.frames(interval);
+    let all = WindowIndex::with_horizon(shards, config.window(), horizon);
+    let holdout = dynamics.settings.get("holdout").and_then(serde_json::Value::as_u64);
+    let [_, held_out] = all.split(&shards.split(holdout.unwrap_or(0) as usize));
+    if held_out.is_empty() { all } else { held_out }
 }
 
 /// The transitions to show, with their labels.
@@ -124,7 +127,7 @@ impl Chosen {
         self.side * self.side * 3
     }
 
-    /// Returns all frames of a window except o\[t+1\].
+    /// Returns all frames of a window except the last.
     fn past(&self, window: usize) -> &[u8] {
         &self.frames[window * self.time * self.bytes()..][..(self.time - 1) * self.bytes()]
     }
@@ -142,7 +145,7 @@ struct World<'a> {
 }
 
 impl World<'_> {
-    /// Shows o\[t\], o\[t+1\] and the prediction of each transition, and writes `pairs.parquet`.
+    /// Shows o\[t\], o\[t+h\] and the prediction of each transition, and writes `pairs.parquet`.
     fn pairs(&self) -> Result<(String, FileInfo), Error> {
         let Chosen { side, time, codes, places, .. } = &self.chosen;
         let mut body = String::from("<div class=\"pairs\">");
@@ -165,8 +168,8 @@ impl World<'_> {
             fdm_errors.push(Some(error));
             copy_errors.push(Some(copy_error));
             let images = image(last, *side, "o[t]")?
-                + &image(next, *side, "o[t+1]")?
-                + &image(&as_bytes(prediction), *side, "predicted o[t+1]")?;
+                + &image(next, *side, "o[t+h]")?
+                + &image(&as_bytes(prediction), *side, "predicted o[t+h]")?;
             body += &format!(
                 "<div><div class=\"strip\">{images}</div>\
                  <div>{}, frame {frame_index}: {:.2}x copying</div></div>\n",
@@ -184,8 +187,8 @@ impl World<'_> {
         let place = self.inputs.ctx;
         let file = write_table(place.store, &format!("{}/pairs.parquet", place.folder), &columns)?;
         let numbers = Numbers::new(format!("SELECT * FROM {}", self.table()), columns);
-        let caption = "o[t], the real o[t+1], and the o[t+1] predicted by the FDM from earlier \
-             frames and the IDM's codes. Of every four transitions, of held-out episodes if there \
+        let caption = "o[t], the real o[t+h] (the next frame, unless the model has a `horizon`), and \
+             the o[t+h] predicted by the FDM from earlier frames and the IDM's codes. Of every four transitions, of held-out episodes if there \
              are any, the one with the most motion is shown.";
         Ok((figure(&(body + "</div>"), caption, &[numbers]), file))
     }

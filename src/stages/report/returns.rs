@@ -11,6 +11,7 @@ use super::plots::{Axes, BLUE, Bar, GREY, Line, ORANGE, RGBColor, bars, css, lin
 use super::{Inputs, Source};
 use crate::dataset::{Column, read_table};
 use crate::stages::Error;
+use crate::stages::level_means::{LevelMean, by_level};
 
 /// Makes the section with decoding and returns.
 pub fn section(inputs: &Inputs) -> Result<Option<Section>, Error> {
@@ -170,7 +171,7 @@ fn foreseen(inputs: &Inputs, source: &Source) -> Result<Option<String>, Error> {
         + &legend(&Line::legend(&curves));
     Ok(Some(figure(
         &chart,
-        "Frames predicted from earlier predictions, in every `holdout`-th episode",
+        "Frames predicted from earlier predictions, in held-out videos",
         &[numbers],
     )))
 }
@@ -218,14 +219,11 @@ fn evaluation(inputs: &Inputs, source: &Source) -> Result<serde_json::Value, Err
     inputs.json(&path)
 }
 
-/// A player and the returns of its episodes.
+/// A player and its mean return.
 struct Player {
     name: String,
     transitions: Option<u64>,
-    mean: f64,
-    /// The standard error of the mean, if there is more than one episode.
-    error: Option<f64>,
-    episodes: u64,
+    over_levels: LevelMean,
 }
 
 /// Draws the mean return of each player, beside published returns.
@@ -249,7 +247,7 @@ fn returns(
     let colours = colours.map(|(name, colour)| (name.to_owned(), css(colour)));
     Ok(Some(figure(
         &(chart + &legend(&colours) + &published_note(evaluation)),
-        "Mean returns with 95% confidence intervals",
+        "Mean returns with 95% confidence intervals over levels",
         &[return_numbers(source, &players)],
     )))
 }
@@ -257,7 +255,8 @@ fn returns(
 /// Returns the bars of all players, from the worst to the best baseline, and the published ones.
 fn return_bars(players: &[Player], evaluation: &serde_json::Value) -> Vec<Bar> {
     let bar = |player: &Player, label: String, colour| {
-        Bar::new(label, player.mean, colour).spread(player.error.map(|error| 1.96 * error))
+        let LevelMean { mean, standard_error, .. } = player.over_levels;
+        Bar::new(label, mean, colour).spread(standard_error.map(|error| 1.96 * error))
     };
     let named = |name: &'static str, colour| {
         players
@@ -281,17 +280,24 @@ fn return_numbers(source: &Source, players: &[Player]) -> Numbers {
     let number = |of: fn(&Player) -> Option<f64>| Column::F64(players.iter().map(of).collect());
     Numbers::new(
         format!(
-            "SELECT player, transitions, count(*) AS episodes, avg(episode_return) AS mean_return, \
-             stddev(episode_return) / sqrt(count(*)) AS standard_error FROM {} \
+            "SELECT player, transitions, count(*) AS levels, avg(level_return) AS mean_return, \
+             stddev(level_return) / sqrt(count(*)) AS standard_error FROM \
+             (SELECT player, transitions, level, avg(episode_return) AS level_return FROM {} \
+             GROUP BY player, transitions, level) \
              GROUP BY player, transitions ORDER BY player, transitions",
             table(source, "episodes")
         ),
         [
             ("player", text(|player| player.name.clone())),
             ("transitions", number(|player| player.transitions.map(|number| number as f64))),
-            ("episodes", Column::U64(players.iter().map(|player| player.episodes).collect())),
-            ("mean_return", number(|player| Some(player.mean))),
-            ("standard_error", number(|player| player.error)),
+            (
+                "levels",
+                Column::U64(
+                    players.iter().map(|player| player.over_levels.levels as u64).collect(),
+                ),
+            ),
+            ("mean_return", number(|player| Some(player.over_levels.mean))),
+            ("standard_error", number(|player| player.over_levels.standard_error)),
         ],
     )
 }
@@ -327,23 +333,21 @@ fn published_note(evaluation: &serde_json::Value) -> String {
 
 /// Returns the players in the order of the query.
 fn players(episodes: &crate::dataset::Table) -> Vec<Player> {
-    let mut by_player: BTreeMap<(String, Option<u64>), Vec<f64>> = BTreeMap::new();
+    // The name and the number of labelled transitions.
+    type Name = (String, Option<u64>);
+    let mut by_player: BTreeMap<Name, Vec<(i64, f64)>> = BTreeMap::new();
     let names = episodes.text("player").unwrap_or_default();
-    let numbers = episodes.numbers("transitions").unwrap_or_default();
-    let values = episodes.numbers("episode_return").unwrap_or_default();
-    for ((name, number), value) in names.iter().zip(numbers).zip(values) {
-        by_player
-            .entry((name.clone(), number.map(|number| number as u64)))
-            .or_default()
-            .extend(value);
+    let [numbers, levels, values] = ["transitions", "level", "episode_return"]
+        .map(|name| episodes.numbers(name).unwrap_or_default());
+    for (((name, number), level), value) in names.iter().zip(numbers).zip(levels).zip(values) {
+        let name = (name.clone(), number.map(|number| number as u64));
+        let episode = level.map(|level| level as i64).zip(value);
+        by_player.entry(name).or_default().extend(episode);
     }
-    let player = |((name, transitions), returns): ((String, Option<u64>), Vec<f64>)| {
-        let count = returns.len() as f64;
-        let mean = returns.iter().sum::<f64>() / count.max(1.0);
-        let variance =
-            returns.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        let error = (returns.len() > 1).then(|| (variance / count).sqrt());
-        Player { name, transitions, mean, error, episodes: returns.len() as u64 }
-    };
-    by_player.into_iter().map(player).collect()
+    let players = by_player.into_iter().map(|((name, transitions), episodes)| Player {
+        name,
+        transitions,
+        over_levels: LevelMean::of(by_level(episodes).into_values()),
+    });
+    players.collect()
 }

@@ -47,9 +47,6 @@ pub struct TrainDecoderConfig {
     /// What a decoder of continuous actions predicts. Default `mse`.
     #[serde(default, skip_serializing_if = "Head::is_default")]
     pub head: Head,
-    /// Every `holdout`-th video is held out and judges the decoders. 0: none is. Default 5.
-    #[serde(default = "default_holdout")]
-    pub holdout: usize,
 }
 
 /// The outputs of a decoder of continuous actions.
@@ -90,9 +87,6 @@ fn default_learning_rate() -> f64 {
 }
 fn default_label_smoothing() -> f64 {
     0.05
-}
-fn default_holdout() -> usize {
-    5
 }
 
 impl TrainDecoderConfig {
@@ -155,12 +149,6 @@ impl Stage for TrainDecoderConfig {
             self.label_smoothing,
             "expected a share from 0 to below 1",
         );
-        faults.expect(
-            self.holdout != 1,
-            "holdout",
-            "is 1",
-            "it would hold out every video; expected 0 (none) or at least 2",
-        );
         faults.into_vec()
     }
 
@@ -176,6 +164,7 @@ impl Stage for TrainDecoderConfig {
         let task = TrainDecoderTask {
             config: self.clone(),
             seed: given.seed,
+            holdout: given.holdout,
             labels: labels.tasks.files("labels.parquet"),
             actions: actions.action_files(),
         };

@@ -39,13 +39,10 @@ impl Data {
             return Err(Error::FrameSize { file, seen: size.height as usize, expected: task.size });
         }
         let time = task.config.context + 2;
-        let every = task.config.holdout;
-        let all = WindowIndex::new(&shards, time)
+        let horizon = |interval| task.config.horizon.frames(interval);
+        let all = WindowIndex::with_horizon(&shards, time, horizon)
             .without(&shards, task.without.as_deref().unwrap_or_default())?;
-        let is_held_out = |episode: usize| every > 0 && episode.is_multiple_of(every);
-        let training = all.subset(|episode| !is_held_out(episode));
-        // Without held-out episodes the model is judged on its training windows.
-        let held_out = if every == 0 { all.subset(|_| true) } else { all.subset(is_held_out) };
+        let [training, held_out] = all.split(&shards.split(task.holdout));
         for (split, windows) in [("training", training.len()), ("held-out", held_out.len())] {
             if windows < MIN_WINDOWS {
                 let episodes = all.episodes();

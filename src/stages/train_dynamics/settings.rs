@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{KIND, TrainDynamicsTask};
 use crate::dataset::{self, Receipt};
 use crate::models::{
-    DynamicsConfig, FdmAction, IdmHead, ModelError, Precision, Predict, Preset, VqConfig,
+    DynamicsConfig, FdmAction, Horizon, IdmHead, ModelError, Precision, Predict, Preset, VqConfig,
 };
 use crate::stages::plan::training::{Refresh, Training, Variant, unseen};
 use crate::stages::plan::{PlanInputs, StagePlan};
@@ -33,6 +33,12 @@ pub struct TrainDynamicsConfig {
     /// `o[t]`, `o[t+1]`.
     #[serde(default = "default_context")]
     pub context: usize,
+    /// How far a latent action leads: to `o[t+h]` with `horizon: h`. A number of frames, or a time
+    /// such as `{ seconds: 0.5 }`, which is the nearest number of frames of each video. Raise it
+    /// where frames hardly differ from the next ones. Labels have it in the column `horizon`; true
+    /// actions are those at `o[t]`. Default 1, as in the paper.
+    #[serde(default, skip_serializing_if = "Horizon::is_next_frame")]
+    pub horizon: Horizon,
     /// The vector-quantised bottleneck between IDM and FDM.
     #[serde(default)]
     pub vq: VqConfig,
@@ -99,9 +105,6 @@ pub struct TrainDynamicsConfig {
     /// `f32`.
     #[serde(default)]
     pub precision: Precision,
-    /// Every `holdout`-th episode is held out and judges the model. 0: none is. Default 5.
-    #[serde(default = "default_holdout")]
-    pub holdout: usize,
     /// The stage with true actions: `record` or `import_actions`. The verdict then has a probe: how
     /// well latent actions predict them. The model does not learn from them, except with
     /// `supervision`. Default none.
@@ -146,9 +149,6 @@ fn default_batch() -> usize {
 fn default_warmup_steps() -> u64 {
     50
 }
-fn default_holdout() -> usize {
-    5
-}
 
 /// Supervision by a few true actions, which a linear layer predicts from the latent actions (LAOM,
 /// Nikulin et al., 2025).
@@ -181,6 +181,7 @@ impl TrainDynamicsConfig {
             idm_scale: self.idm_scale.unwrap_or(preset.idm_scale),
             fdm_base: self.fdm_base.unwrap_or(preset.fdm_base),
             context: self.context,
+            horizon: self.horizon,
             frame_size: size,
             vq: self.vq.clone(),
             idm_head: self.idm_head.unwrap_or_default(),
@@ -276,6 +277,7 @@ impl Stage for TrainDynamicsConfig {
         let task = TrainDynamicsTask {
             config: self.clone(),
             seed: given.seed,
+            holdout: given.holdout,
             size: size as usize,
             shards: frames.shards(),
             actions: actions.map(StagePlan::action_files).unwrap_or_default(),

@@ -80,7 +80,7 @@ pub(super) fn judge(
     Ok(Verdict {
         training_windows: data.training.len(),
         windows: held_out.latents.windows.len(),
-        held_out: task.config.holdout > 0,
+        held_out: task.holdout > 0,
         fdm_error: held_out.errors.fdm,
         copy_error: held_out.errors.copy,
         fdm_error_shuffled: held_out.errors.fdm_shuffled,

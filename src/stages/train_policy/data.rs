@@ -1,9 +1,9 @@
 //! The data of a latent policy's training: frames on disk, latent actions in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{PolicyVerdict, TrainPolicyTask};
-use crate::dataset::{Shards, read_labels};
+use crate::dataset::{Shards, VideoRank, read_labels, split_labels};
 use crate::stages::{Error, TaskContext};
 use crate::train::PolicyTrainer;
 
@@ -46,14 +46,17 @@ impl Data {
             .zip(0..)
             .map(|(file, number)| (file.blake3.as_str(), number))
             .collect();
+        let split = split_labels(ctx.store, &task.labels, task.holdout)?;
         let mut latent_action = Vec::new();
         let mut latent_dim = 0;
-        let mut videos = HashMap::new();
+        let mut videos = HashSet::new();
         let mut training = Vec::new();
         let mut held_out = Vec::new();
         for file in &task.labels {
             let labels = read_labels(ctx.store, &file.path)?;
             latent_dim = labels.shape.latent_dim;
+            let ranks: Vec<VideoRank> =
+                labels.names.iter().map(|name| VideoRank::of(name)).collect();
             for i in 0..labels.len() {
                 let name = |number: u32| labels.names[number as usize].as_str();
                 let shard = shard_numbers.get(name(labels.shard[i])).copied();
@@ -61,26 +64,20 @@ impl Data {
                     file: file.path.clone(),
                     shard: name(labels.shard[i]).to_owned(),
                 })?;
-                // Videos are numbered in the order of the labels; equal names may be in two shards.
-                let next = videos.len();
-                let video =
-                    *videos.entry((shard, name(labels.video[i]).to_owned())).or_insert(next);
-                let is_held_out =
-                    task.config.holdout > 0 && video.is_multiple_of(task.config.holdout);
+                let video = ranks[labels.video_digest[i] as usize];
+                videos.insert(video);
                 let label = (latent_action.len() / latent_dim.max(1) + i) as u32;
-                if is_held_out { &mut held_out } else { &mut training }.push(LabelledFrame {
-                    shard,
-                    row: labels.row[i],
-                    label,
-                });
+                let frame = LabelledFrame { shard, row: labels.row[i], label };
+                if split.trains(video, labels.frame_index[i]) {
+                    training.push(frame);
+                }
+                if split.judges(video, labels.frame_index[i]) {
+                    held_out.push(frame);
+                }
             }
             latent_action.extend(labels.latent_action);
         }
-        // Counted before training frames are also judged, without held-out videos.
-        let transitions = training.len() + held_out.len();
-        if task.config.holdout == 0 {
-            held_out.clone_from(&training);
-        }
+        let transitions = latent_action.len() / latent_dim.max(1);
         for (split, frames) in [("training", &training), ("held-out", &held_out)] {
             if frames.is_empty() {
                 return Err(Error::TooFewTransitions { split, transitions, videos: videos.len() });
@@ -139,7 +136,7 @@ impl Data {
             steps,
             training_transitions: self.training.len(),
             transitions: count,
-            held_out: task.config.holdout > 0,
+            held_out: task.holdout > 0,
             error: error / numbers,
             mean_error: squared_distance(all.iter().zip(mean.iter().cycle())) / numbers,
         })

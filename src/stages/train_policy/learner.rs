@@ -91,7 +91,7 @@ impl Learner for PolicyLearner<'_, '_> {
     fn is_judged(&self, taken: u64) -> bool {
         let steps = self.task.config.steps;
         let every = (steps / MIN_JUDGEMENTS).clamp(1, JUDGE_EVERY);
-        self.task.config.holdout > 0 && (taken.is_multiple_of(every) || taken == steps)
+        self.task.holdout > 0 && (taken.is_multiple_of(every) || taken == steps)
     }
 
     fn judge(&mut self, taken: u64) -> Result<Judgement, Error> {

@@ -60,9 +60,6 @@ pub struct TrainPolicyConfig {
     /// `f32`.
     #[serde(default)]
     pub precision: Precision,
-    /// Every `holdout`-th video is held out and judges the policy. 0: none is. Default 5.
-    #[serde(default = "default_holdout")]
-    pub holdout: usize,
     /// Ends the training early after this many judgements in a row without a smaller error on
     /// held-out videos, and keeps the policy with the smallest. Judgements are 1,000 steps apart,
     /// or a twentieth of `steps` if that is less. Default: it takes all steps and keeps the last
@@ -100,9 +97,6 @@ fn is_one(number: &usize) -> bool {
 }
 fn default_learning_rate() -> f64 {
     2e-4
-}
-fn default_holdout() -> usize {
-    5
 }
 
 impl TrainPolicyConfig {
@@ -180,22 +174,10 @@ impl Stage for TrainPolicyConfig {
             "expected a number from 0 to below 1, e.g. 0.999",
         );
         faults.expect(
-            self.holdout != 1,
-            "holdout",
-            "is 1",
-            "it would hold out every video; expected 0 (none) or at least 2",
-        );
-        faults.expect(
             self.patience != Some(0),
             "patience",
             "is 0",
             "expected at least 1, or no `patience` to take every step",
-        );
-        faults.expect(
-            self.patience.is_none() || self.holdout > 0,
-            "patience",
-            "has no videos to judge by: `holdout` is 0",
-            "expected a `holdout`, or no `patience` to take every step",
         );
         faults.expect(
             self.patience.is_none() || !self.continued,
@@ -212,6 +194,10 @@ impl Stage for TrainPolicyConfig {
         Needs { gpu: true, cores: 4, memory_mib }
     }
 
+    fn held_out_field(&self) -> Option<&'static str> {
+        self.patience.map(|_| "patience")
+    }
+
     fn policy_frames(&self) -> usize {
         self.frames
     }
@@ -226,6 +212,7 @@ impl Stage for TrainPolicyConfig {
         let task = TrainPolicyTask {
             config: self.clone(),
             seed: given.seed,
+            holdout: given.holdout,
             labels: labels.tasks.files("labels.parquet"),
             shards: frames.map(StagePlan::shards).unwrap_or_default(),
             model: model.map(|model| model.weights.blake3.clone()),

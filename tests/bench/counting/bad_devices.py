@@ -21,11 +21,12 @@ PIPELINE = """
 name: bad-devices
 workspace: w
 seed: 1
+holdout: 0
 stages:
   frames:
     record: {{ game: maze, player: expert, episodes: 4, size: 32, episodes_per_shard: 1 }}
   model:
-    train_dynamics: {{ frames: frames, preset: tiny, steps: {steps}, batch: {batch}, holdout: 0 }}
+    train_dynamics: {{ frames: frames, preset: tiny, steps: {steps}, batch: {batch} }}
   labels:
     label: {{ frames: frames, dynamics: model }}
 """
